@@ -1,0 +1,5 @@
+//! The engines: `memory` (reference) and `embedded` (default).
+//!
+//! Not here: what they must do ([`crate::store`]).
+
+pub mod memory;
