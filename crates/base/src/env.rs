@@ -8,7 +8,6 @@
 
 use std::{
     fmt,
-    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,6 +23,7 @@ pub struct Env {
     inner: Arc<Inner>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one per process")]
 enum Inner {
     System { start: std::time::Instant },
     Manual { clock: ManualClock, entropy: Mutex<StdRng> },
@@ -54,7 +54,9 @@ impl Env {
                     .unwrap_or(Duration::ZERO);
                 Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
             }
-            Inner::Manual { clock, .. } => Timestamp::from_millis(1_735_689_600_000).after(clock.elapsed()),
+            Inner::Manual { clock, .. } => {
+                Timestamp::from_millis(1_735_689_600_000).after(clock.elapsed())
+            }
         }
     }
 
@@ -73,8 +75,14 @@ impl Env {
             Inner::System { .. } => tokio::time::sleep(duration).await,
             Inner::Manual { clock, .. } => {
                 let wake = clock.elapsed() + duration;
-                while clock.elapsed() < wake {
-                    clock.moved.notified().await;
+                loop {
+                    // Listen before looking: a move between the two would be missed.
+                    let mut moved = std::pin::pin!(clock.moved.notified());
+                    moved.as_mut().enable();
+                    if clock.elapsed() >= wake {
+                        break;
+                    }
+                    moved.await;
                 }
             }
         }

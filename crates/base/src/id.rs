@@ -2,7 +2,8 @@
 //!
 //! Tree and account ids are UUIDs version 7 (RFC 9562), so that ids made one after another sort
 //! together and the ordered tables behind them stay compact. Chunk and blob ids name the gateway
-//! process that made them (TRANSACTIONS.md §6), so that a dead process's leftovers can be listed.
+//! process that made them (TRANSACTIONS.md section 6), so that a dead process's leftovers can be
+//! listed.
 //!
 //! Not here: secrets. An id grants nothing by itself.
 
@@ -84,6 +85,8 @@ id_type! {
     TrashId;
     /// A mutating operation, for recognising its repetition.
     OpId;
+    /// One request at a door, as its answer and the log name it.
+    RequestId;
     /// A background job.
     JobId;
     /// A place where chunks are kept.
@@ -93,9 +96,7 @@ id_type! {
 }
 
 /// One start of a gateway process. Numbers are given by the metadata engine and never reused.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
 
@@ -106,9 +107,7 @@ impl fmt::Display for Incarnation {
 }
 
 /// The immutable content of a revision: the process that made it and a counter within it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlobId {
     /// The gateway process that staged the blob.
     pub incarnation: Incarnation,
@@ -128,10 +127,7 @@ impl BlobId {
     /// The id with these bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         let number = u128::from_be_bytes(bytes);
-        Self {
-            incarnation: Incarnation((number >> 64) as u64),
-            counter: number as u64,
-        }
+        Self { incarnation: Incarnation((number >> 64) as u64), counter: number as u64 }
     }
 }
 
@@ -146,14 +142,15 @@ impl FromStr for BlobId {
 
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         let (incarnation, counter) = text.split_once('-').ok_or(ParseIdError)?;
-        Ok(Self { incarnation: Incarnation(parse_hex(incarnation, 16)?), counter: parse_hex(counter, 16)? })
+        Ok(Self {
+            incarnation: Incarnation(parse_hex(incarnation, 16)?),
+            counter: parse_hex(counter, 16)?,
+        })
     }
 }
 
 /// A stored piece of a blob. Its text form `incarnation-counter-index` is also its file name.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChunkId {
     /// The blob that the chunk was written for.
     pub blob: BlobId,
@@ -192,10 +189,8 @@ mod tests {
 
     #[test]
     fn text_forms_round_trip_and_have_one_spelling() {
-        let chunk = ChunkId {
-            blob: BlobId { incarnation: Incarnation(7), counter: u64::MAX },
-            index: 12,
-        };
+        let chunk =
+            ChunkId { blob: BlobId { incarnation: Incarnation(7), counter: u64::MAX }, index: 12 };
         let text = chunk.to_string();
         assert_eq!(text.parse(), Ok(chunk));
         assert_eq!(text.to_uppercase().parse::<ChunkId>(), Err(ParseIdError));

@@ -33,13 +33,13 @@ pub enum ErrorKind {
     Locked,
     /// A condition of the request (`If-Match` and the like) does not hold.
     Precondition,
-    /// Others changed the same things at once, too often: try again.
+    /// What the request asks for cannot be done to the thing as it is now: look at it again.
     Conflict,
     /// The space's limit would be exceeded: delete something or raise the limit.
     QuotaExceeded,
     /// The disk is full: reads and deletes still work.
     DiskFull,
-    /// Too much work is waiting: try again after a pause.
+    /// Too much work is waiting, or others change the same things: try again after a pause.
     Busy,
     /// A part of the system cannot be reached or has been switched off.
     Unavailable,

@@ -2,7 +2,8 @@
 //!
 //! Promises: an [`EntryName`] is 1 to 255 bytes of UTF-8 in NFC without NUL, `/`, control
 //! characters, and is not `.` or `..` (SEMANTICS T5, hazard N21); a [`TreePath`] has at most 256
-//! of them and at most 4,096 bytes. Whoever holds one need not check again.
+//! of them and at most 4,096 bytes where a request named it. Whoever holds one need not check
+//! again.
 //!
 //! Not here: bucket keys, which are byte-exact and no paths (they come with the S3 door).
 
@@ -123,6 +124,12 @@ impl TreePath {
             return Err(NameError::PathTooLong);
         }
         Ok(Self(names))
+    }
+
+    /// The path of an entry that exists, whatever its depth: a directory may have been moved to
+    /// where a request could not have named all of what is in it.
+    pub fn of_entry(names: Vec<EntryName>) -> Self {
+        Self(names)
     }
 
     /// Whether this is the root.

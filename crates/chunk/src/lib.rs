@@ -11,9 +11,19 @@
 //!
 //! Not here: which chunks are referenced (core), metadata of any kind.
 
+pub mod chaos;
+#[cfg(feature = "testing")]
+pub mod conformance;
+pub mod format;
+pub mod local;
+pub mod memory;
+pub mod observe;
+pub mod placement;
 pub mod store;
 
+pub use local::{Expect, LocalOptions, LocalStore, OpenError};
+pub use memory::MemoryChunks;
 pub use store::{
-    Buffer, Capacity, ChunkError, ChunkReader, ChunkStat, ChunkStore, ChunkWriter, ScrubReport,
-    StoreHealth,
+    Buffer, BufferPool, Capacity, ChunkError, ChunkReader, ChunkStat, ChunkStore, ChunkWriter,
+    ScrubReport, StoreHealth,
 };

@@ -94,8 +94,8 @@ pub enum ChunkError {
 
 /// A place where chunks are kept.
 ///
-/// Durability: a chunk is durable when [`ChunkWriter::finish`] returns; a delete when
-/// [`delete`](Self::delete) returns or at latest with the next one after a crash repeats it.
+/// Durability: a chunk is durable when [`ChunkWriter::finish`] returns; deletes when
+/// [`sync_deletes`](Self::sync_deletes) returns.
 #[async_trait]
 pub trait ChunkStore: Send + Sync + fmt::Debug {
     /// The identity of this store, recorded with every chunk that is written to it.
@@ -110,14 +110,23 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
     ) -> Result<Box<dyn ChunkWriter>, ChunkError>;
 
     /// Opens `range` of chunk `id`. The reader goes on to the end although the chunk is deleted.
-    async fn open(&self, id: ChunkId, range: Range<u64>)
-    -> Result<Box<dyn ChunkReader>, ChunkError>;
+    async fn open(
+        &self,
+        id: ChunkId,
+        range: Range<u64>,
+    ) -> Result<Box<dyn ChunkReader>, ChunkError>;
 
     /// What is known of chunk `id`, from its own header and trailer.
     async fn head(&self, id: ChunkId) -> Result<ChunkStat, ChunkError>;
 
     /// Removes chunk `id`. Removing one that is not there is fine.
     async fn delete(&self, id: ChunkId) -> Result<(), ChunkError>;
+
+    /// Makes all earlier deletes durable: a power cut before it may bring their chunks back. To
+    /// be called once for many deletes, before the records that name the chunks are removed.
+    async fn sync_deletes(&self) -> Result<(), ChunkError> {
+        Ok(())
+    }
 
     /// Up to `limit` finished chunks of `owner` after `after`, in order of id.
     async fn list(
@@ -148,11 +157,12 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
 /// Writes one chunk. Dropping it unfinished leaves nothing behind.
 #[async_trait]
 pub trait ChunkWriter: Send + fmt::Debug {
-    /// Takes an empty buffer to fill, waiting until the pool has one. The first call of a writer
-    /// may be given less room than later ones.
+    /// Takes an empty buffer to fill, waiting until the pool has one. Buffers differ in size: less
+    /// room is given while many are in use, and no more than the rest of a known length needs.
     async fn buffer(&mut self) -> Result<Buffer, ChunkError>;
 
-    /// Appends the content of `buffer`. Every buffer but the last must be full. The write goes on
+    /// Appends the content of `buffer`. Every buffer but the last must be full (or at least whole
+    /// blocks of [`BLOCK`](crate::format::BLOCK) bytes); an empty one is fine. The write goes on
     /// while the caller fills the next one, or hashes this one (hence the `Arc`: it returns to
     /// the pool when the last holder drops it); its error is told by a later call.
     async fn write(&mut self, buffer: Arc<Buffer>) -> Result<(), ChunkError>;

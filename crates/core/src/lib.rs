@@ -1,1 +1,370 @@
-//! Placeholder.
+//! The file store itself: one handle, [`Larder`], and all domain rules.
+//!
+//! A *space* owns one tree and one quota. A *node* is a file or directory with an id for ever; an
+//! *entry* is a name in a directory that stands for a node. A file has *revisions*, the newest of
+//! which is current; a revision's content is a *blob*, inline in the metadata or in *chunks*.
+//! Deleting moves a node into the *trash*; purging destroys it.
+//!
+//! Every operation is: read one snapshot, decide, commit one transaction (`txn`); bytes are
+//! durable before the commit that makes them exist, and destroyed only after one that has made
+//! it impossible that anything refers to them.
+//!
+//! Imports go down only: `lib, job, check` → `upload, download, revision, trash, tree::copy` →
+//! `tree, blob` → `access, identity, lease, quota, space` → `txn, schema` →
+//! `entry, account, report, caller, error, metrics`.
+//!
+//! Not here: wire formats (doors), engines (meta), disks (chunk).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use larder_base::{
+    Env, ErrorKind, Timestamp,
+    id::{BlobId, ChunkId, Incarnation, InstanceId, ServerId, SpaceId, UserId},
+};
+use larder_chunk::StoreHealth;
+use larder_meta::{Health, MetaStore};
+
+mod access;
+pub mod account;
+mod blob;
+pub mod caller;
+mod check;
+mod download;
+pub mod entry;
+pub mod error;
+mod identity;
+mod job;
+mod lease;
+mod metrics;
+mod quota;
+pub mod report;
+mod revision;
+mod schema;
+mod space;
+mod trash;
+mod tree;
+mod txn;
+mod upload;
+
+pub use account::{KeyInfo, NewKey, NewUser, UserChange, UserInfo, UserRef};
+pub use blob::{read::Body, write::Stores};
+pub use caller::{Caller, Credentials};
+pub use download::Download;
+pub use entry::{
+    Conditions, Copies, Entry, EntryKind, Etag, EtagSet, ListOptions, NewSpace, Page, Placement,
+    RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
+    SpaceRef, Split, Target, TrashItem, UploadOptions, Usage, Written,
+};
+pub use error::{Error, Result};
+pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo};
+pub use upload::Upload;
+
+use crate::{
+    blob::{Staging, epoch::Epochs},
+    identity::{login::Verified, password::Hashings},
+    metrics::Metrics,
+    quota::Reservations,
+    schema::Instance,
+    txn::{Gates, Stored, Txn},
+};
+
+/// Settings of the file store.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long trash is kept where the space does not say otherwise.
+    pub trash_retention: Duration,
+    /// Pause between two rounds of background jobs.
+    pub collect_interval: Duration,
+    /// Pause between two passes of the scrub.
+    pub scrub_interval: Duration,
+    /// Bytes that one pass of the scrub reads per store.
+    pub scrub_bytes: u64,
+    /// How long a lease is held.
+    pub lease_ttl: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            trash_retention: Duration::from_secs(30 * 24 * 3600),
+            collect_interval: Duration::from_secs(30),
+            scrub_interval: Duration::from_secs(60),
+            scrub_bytes: 64 << 20,
+            lease_ttl: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The file store. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Larder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    env: Env,
+    meta: Arc<dyn MetaStore>,
+    stores: Stores,
+    instance: InstanceId,
+    incarnation: Incarnation,
+    inline_bytes_max: usize,
+    started: Timestamp,
+    started_monotonic: Duration,
+    gates: Gates,
+    staging: Arc<Staging>,
+    epochs: Arc<Epochs>,
+    /// The epoch that ended when a condemned blob was first seen.
+    condemned_epochs: Mutex<BTreeMap<BlobId, u64>>,
+    reservations: Arc<Reservations>,
+    hashings: Hashings,
+    verified: Mutex<Verified>,
+    login_salt: [u8; 32],
+    homes: Mutex<BTreeMap<UserId, SpaceId>>,
+    scrub_cursors: Mutex<BTreeMap<ServerId, ChunkId>>,
+    /// Held by whoever runs jobs.
+    jobs_turn: tokio::sync::Mutex<()>,
+    jobs_wanted: tokio::sync::Notify,
+    stop: AtomicBool,
+    metrics: Metrics,
+}
+
+/// What the metadata says of this installation, before anything else is opened.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// The installation.
+    pub instance: InstanceId,
+    /// Whether it was made just now: its chunk stores must be new too.
+    pub new: bool,
+    /// The chunk stores that belong to it.
+    pub servers: Vec<ServerId>,
+}
+
+/// The root user of a first start.
+#[derive(Clone)]
+pub struct FirstUser {
+    /// Name.
+    pub name: String,
+    /// Password; `None` has one made.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for FirstUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FirstUser({})", self.name)
+    }
+}
+
+impl Larder {
+    /// Reads which installation the metadata belongs to; an empty one becomes a new installation.
+    /// The caller opens the chunk stores by what it says, so that an empty directory where there
+    /// should be data is noticed (hazard B09).
+    pub async fn bootstrap(meta: &dyn MetaStore, env: &Env) -> Result<Bootstrap> {
+        let key = schema::instance_key();
+        let snapshot = meta.snapshot().await?;
+        if let Some(found) = txn::get::<Instance>(&*snapshot, &key).await? {
+            let Instance { id, servers, .. } = found.value;
+            // A start that ended before its stores were recorded left nothing in them.
+            return Ok(Bootstrap { instance: id, new: servers.is_empty(), servers });
+        }
+        let mut txn = Txn::new(snapshot, env.now());
+        let instance = Instance {
+            id: InstanceId::new(env),
+            created: txn.now,
+            incarnation: Incarnation(0),
+            servers: Vec::new(),
+        };
+        txn.hold_absent(key.clone());
+        txn.put(key, &instance);
+        meta.commit(txn.spec).await?;
+        Ok(Bootstrap { instance: instance.id, new: true, servers: Vec::new() })
+    }
+
+    /// Opens the file store over its engines, as a new incarnation that fences all before it,
+    /// and starts its background jobs. Answers the password of the root user if it made one.
+    pub async fn open(
+        config: Config,
+        meta: Arc<dyn MetaStore>,
+        stores: Stores,
+        first_user: FirstUser,
+        env: Env,
+    ) -> Result<(Self, Option<String>)> {
+        let (instance, incarnation) = become_incarnation(&*meta, &stores, &env).await?;
+        let mut login_salt = [0; 32];
+        env.fill_random(&mut login_salt);
+        let larder = Self {
+            inner: Arc::new(Inner {
+                config,
+                inline_bytes_max: meta.limits().inline_bytes_max,
+                started: env.now(),
+                started_monotonic: env.monotonic(),
+                env,
+                meta,
+                stores,
+                instance,
+                incarnation,
+                gates: Gates::default(),
+                staging: Arc::default(),
+                epochs: Arc::default(),
+                condemned_epochs: Mutex::default(),
+                reservations: Arc::default(),
+                hashings: Hashings::default(),
+                verified: Mutex::default(),
+                login_salt,
+                homes: Mutex::default(),
+                scrub_cursors: Mutex::default(),
+                jobs_turn: tokio::sync::Mutex::new(()),
+                jobs_wanted: tokio::sync::Notify::new(),
+                stop: AtomicBool::new(false),
+                metrics: Metrics::default(),
+            }),
+        };
+        let password = larder.ensure_first_user(first_user).await?;
+        larder.inner.env.spawn("background jobs", larder.clone().run_jobs());
+        Ok((larder, password))
+    }
+
+    /// Makes the root user if there is no user at all.
+    async fn ensure_first_user(&self, first: FirstUser) -> Result<Option<String>> {
+        let prefix = schema::users_prefix();
+        let snapshot = self.inner.meta.snapshot().await?;
+        if !txn::page(&*snapshot, &prefix, None, 1).await?.is_empty() {
+            return Ok(None);
+        }
+        drop(snapshot);
+        identity::check_user_name(&first.name)?;
+        let made = match &first.password {
+            Some(_) => None,
+            None => Some(identity::login::new_password(&self.inner.env)),
+        };
+        let password = first.password.or_else(|| made.clone()).unwrap_or_default();
+        let hash = self.hash_password(&password).await?;
+        let id = UserId::new(&self.inner.env);
+        txn::transact!(self, None, |txn| {
+            txn.spec.empty.push(prefix.clone());
+            identity::put_new_user(&mut txn, id, &first.name, hash.clone(), true).await?;
+        });
+        Ok(made)
+    }
+
+    /// Stops background jobs and closes the engines; what was accepted is finished.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.inner.stop.store(true, Ordering::Release);
+        self.wake_jobs();
+        // The job that runs now sees the flag at its next step.
+        let _turn = self.inner.jobs_turn.lock().await;
+        Ok(self.inner.meta.close().await?)
+    }
+
+    /// Why this process should be given no requests; nothing if it should.
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.inner.stopping() {
+            reasons.push("shutting down".to_owned());
+        }
+        match self.inner.meta.health() {
+            Health::Ready => {}
+            Health::Full => reasons.push("metadata: disk full".to_owned()),
+            Health::Failed(why) => reasons.push(format!("metadata: {why}")),
+        }
+        for store in self.inner.stores.all() {
+            match store.health() {
+                StoreHealth::Ready => {}
+                StoreHealth::Full => reasons.push("chunk store: disk full".to_owned()),
+                StoreHealth::Failed(why) => reasons.push(format!("chunk store: {why}")),
+            }
+        }
+        reasons
+    }
+
+    /// This crate's numbers as OpenMetrics text, without the final `# EOF`.
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        self.inner.metrics.render(&mut text);
+        for (name, value) in self.inner.meta.statistics() {
+            let name = format!("larder_meta_{name}");
+            metrics::render_gauge(&mut text, &name, "Of the metadata engine.", value);
+        }
+        let ready = u64::from(self.not_ready().is_empty());
+        metrics::render_gauge(&mut text, "larder_ready", "1 if requests are welcome.", ready);
+        text
+    }
+
+    /// Name and meaning of every metric of this crate that is not of an engine.
+    pub fn metric_table() -> &'static [(&'static str, &'static str)] {
+        Metrics::TABLE
+    }
+
+    /// The installation that this is.
+    pub fn instance(&self) -> InstanceId {
+        self.inner.instance
+    }
+}
+
+/// Takes the next incarnation number, fences all others, and records the stores.
+async fn become_incarnation(
+    meta: &dyn MetaStore,
+    stores: &Stores,
+    env: &Env,
+) -> Result<(InstanceId, Incarnation)> {
+    let key = schema::instance_key();
+    let snapshot = meta.snapshot().await?;
+    let stored = txn::get::<Instance>(&*snapshot, &key).await?;
+    let Stored { value: mut instance, version } =
+        stored.ok_or_else(|| Error::internal("opened without bootstrap"))?;
+    let mut txn = Txn::new(snapshot, env.now());
+    let others = txn::page(&*txn.snapshot, &schema::incarnations_prefix(), None, 100).await?;
+    for (other, _) in others {
+        txn.delete(other);
+    }
+    instance.incarnation = Incarnation(instance.incarnation.0 + 1);
+    instance.servers = stores.all().iter().map(|store| store.server()).collect();
+    txn.hold(key.clone(), version);
+    txn.put(key, &instance);
+    txn.put(larder_meta::spec::incarnation_key(instance.incarnation), &());
+    meta.commit(txn.spec).await.map_err(|error| {
+        let detail = "could not become the running process";
+        Error::new(ErrorKind::Unavailable, detail).with_source(error)
+    })?;
+    Ok((instance.id, instance.incarnation))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn homes(&self) -> MutexGuard<'_, BTreeMap<UserId, SpaceId>> {
+        locked(&self.homes)
+    }
+
+    fn verified(&self) -> MutexGuard<'_, Verified> {
+        locked(&self.verified)
+    }
+
+    fn condemned_epochs(&self) -> MutexGuard<'_, BTreeMap<BlobId, u64>> {
+        locked(&self.condemned_epochs)
+    }
+
+    fn scrub_cursors(&self) -> MutexGuard<'_, BTreeMap<ServerId, ChunkId>> {
+        locked(&self.scrub_cursors)
+    }
+}
+
+impl fmt::Debug for Larder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Larder({}, incarnation {})", self.inner.instance, self.inner.incarnation)
+    }
+}

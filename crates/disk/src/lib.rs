@@ -3,3 +3,7 @@
 //! Not here: what the bytes mean.
 
 pub mod buffer;
+pub mod fault;
+pub mod file;
+pub mod fsx;
+pub mod log;

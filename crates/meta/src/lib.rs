@@ -17,8 +17,11 @@
 //! beyond the inline limit (chunk).
 
 #[cfg(feature = "testing")]
+pub mod chaos;
+#[cfg(feature = "testing")]
 pub mod conformance;
 pub mod engine;
+pub mod observe;
 pub mod spec;
 pub mod store;
 

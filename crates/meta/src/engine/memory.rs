@@ -167,10 +167,10 @@ struct View {
 
 impl View {
     fn range(&self, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = (&Bytes, &Record)> {
-        // An empty or inverted range is no records, not a panic.
+        // An empty or inverted range is no records, not a panic: of `x..x` that is what stands
+        // before it.
         let end = if start < end { end } else { start };
-        let end = if start == end { Included(end) } else { Excluded(end) };
-        self.map.range::<[u8], _>((Included(start), end))
+        self.map.range::<[u8], _>((Included(start), Excluded(end)))
     }
 }
 

@@ -2,4 +2,5 @@
 //!
 //! Not here: what they must do ([`crate::store`]).
 
+pub mod embedded;
 pub mod memory;

@@ -1,0 +1,86 @@
+//! Downloads: one revision, found in one snapshot; every byte of an answer comes from it.
+//!
+//! Promises (SEMANTICS, Download): etag, length, type and bytes belong together although the file
+//! is overwritten, moved or purged meanwhile; a started download finishes.
+//!
+//! Not here: the stream itself (`blob::read`), ranges and conditions of HTTP (the door).
+
+use std::{ops::Range, sync::Arc};
+
+use larder_meta::Snapshot;
+
+use crate::{
+    Larder,
+    access::Right,
+    blob::{epoch::Note, read::Body},
+    caller::Caller,
+    entry::{Entry, Target},
+    error::{Error, Result},
+    schema::{self, BlobState, DirentBody, FileState},
+    tree::lookup,
+    txn,
+};
+
+/// A revision that is ready to be read. It keeps a snapshot: drop it once its bodies are open.
+#[derive(Debug)]
+pub struct Download {
+    larder: Larder,
+    snapshot: Arc<dyn Snapshot>,
+    note: Arc<Note>,
+    entry: Entry,
+    state: FileState,
+}
+
+impl Larder {
+    /// Finds the current revision of a file, or the one with this number.
+    ///
+    /// Errors: `NotFound`; `WrongType` for a directory.
+    pub async fn download(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        revision: Option<u64>,
+    ) -> Result<Download> {
+        let id = self.space_of(caller, target).await?;
+        // The note before the snapshot: see `blob::epoch`.
+        let note = Arc::new(self.inner.epochs.note());
+        let snapshot = self.inner.meta.snapshot().await?;
+        let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
+        let directory = || Error::new(larder_base::ErrorKind::WrongType, "it is a directory");
+        let found = self.find(&*snapshot, id, &space, target).await?.ok_or_else(directory)?;
+        let node = found.dirent.value.node;
+        let DirentBody::File(mut state) = found.dirent.value.body else {
+            return Err(directory());
+        };
+        if let Some(number) = revision
+            && number != state.revision
+        {
+            let key = schema::revision_key(id, node, number);
+            let older = txn::get::<FileState>(&*snapshot, &key).await?;
+            state = older.ok_or_else(|| Error::not_found("revision"))?.value;
+        }
+        let path = found.parent.join(&found.name);
+        let entry = lookup::file_entry(id, path, node, &state);
+        Ok(Download { larder: self.clone(), snapshot, note, entry, state })
+    }
+}
+
+impl Download {
+    /// The file, as of the revision that will be read.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Opens a range of the content, in bytes from its start; it must lie within the size.
+    pub async fn read(&self, range: Range<u64>) -> Result<Body> {
+        let key = schema::blob_key(self.state.blob);
+        let record = self.snapshot.get(&key).await?;
+        let blob = record.map(|record| schema::decode_blob(&key, &record.value)).transpose()?;
+        let blob = blob.filter(|blob| blob.state == BlobState::Committed).ok_or_else(|| {
+            let detail = format!("blob {} is referred to and not there", self.state.blob);
+            Error::new(larder_base::ErrorKind::Corrupt, detail)
+        })?;
+        self.larder.inner.metrics.downloads.add(1);
+        Body::new(&self.larder, &blob, range, Arc::clone(&self.note))
+    }
+}

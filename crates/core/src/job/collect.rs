@@ -1,0 +1,180 @@
+//! Giving back bytes: condemned blobs past every reader, and leftovers of dead processes.
+//!
+//! Promises: I-COLL-1 a blob's bytes go only after a commit has made it `deleting`, which needs
+//! that no reader can have seen it committed (`blob::epoch`); a crash anywhere resumes from the
+//! records. I-COLL-2 a chunk without a record goes only if its process is fenced, or says that it
+//! is not staging it: storage is listed first and the metadata read after (TRANSACTIONS
+//! section 6, hazards B04 to B06).
+//!
+//! Not here: what condemns a blob (`blob::References`).
+
+use larder_base::{
+    ErrorKind, failpoint,
+    id::{BlobId, ChunkId, Incarnation},
+};
+use larder_chunk::ChunkStore;
+
+use crate::{
+    Larder,
+    error::{Error, Result},
+    report::CollectReport,
+    schema::{self, Blob, BlobState, Content},
+    txn::{self, transact},
+};
+
+/// Condemned blobs or chunks looked at per page.
+const PAGE: usize = 500;
+
+impl Larder {
+    /// Destroys the bytes of condemned blobs that no reader can need.
+    pub(crate) async fn collect_condemned(&self) -> Result<CollectReport> {
+        let mut report = CollectReport::default();
+        let prefix = schema::condemned_prefix();
+        let mut after = None;
+        loop {
+            let snapshot = self.inner.meta.snapshot().await?;
+            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
+            drop(snapshot);
+            let Some((last, _)) = page.last() else { return Ok(report) };
+            after = Some(last.clone());
+            // All of the page was condemned before now, so one epoch does for all of it.
+            let epoch = self.inner.epochs.advance();
+            let first_seen: Vec<(BlobId, u64)> = {
+                let mut seen = self.inner.condemned_epochs();
+                page.iter()
+                    .map(|(key, _)| {
+                        let blob = BlobId::from_bytes(schema::trailing_id(key)?);
+                        Ok((blob, *seen.entry(blob).or_insert(epoch)))
+                    })
+                    .collect::<Result<_>>()?
+            };
+            for (blob, epoch) in first_seen {
+                if self.inner.epochs.passed(epoch) {
+                    let bytes = self.destroy(blob).await?;
+                    self.inner.condemned_epochs().remove(&blob);
+                    report.blobs += 1;
+                    report.bytes += bytes;
+                } else {
+                    report.waiting += 1;
+                }
+            }
+        }
+    }
+
+    /// Takes one condemned blob to its end; answers its bytes.
+    async fn destroy(&self, id: BlobId) -> Result<u64> {
+        let key = schema::blob_key(id);
+        failpoint::reach("collect.condemned");
+        let (blob, _) = transact!(self, None, |txn| {
+            let Some(mut stored) = txn.get_blob(&key).await? else {
+                return self.forget_condemned(id).await;
+            };
+            match stored.value.state {
+                BlobState::Deleting => return self.destroy_bytes(id, &stored.value).await,
+                BlobState::Committed => {
+                    let detail = format!("blob {id} is committed and condemned");
+                    return Err(Error::new(ErrorKind::Corrupt, detail));
+                }
+                BlobState::Condemned => {}
+            }
+            stored.value.state = BlobState::Deleting;
+            txn.hold(key.clone(), stored.version);
+            txn.put_blob(key.clone(), &stored.value);
+            stored.value
+        });
+        failpoint::reach("collect.deleting");
+        self.destroy_bytes(id, &blob).await
+    }
+
+    async fn destroy_bytes(&self, id: BlobId, blob: &Blob) -> Result<u64> {
+        if let Content::Chunks(chunks) = &blob.content {
+            for chunk in chunks {
+                self.inner.stores.holding(chunk)?.delete(chunk.id).await?;
+            }
+        }
+        failpoint::reach("collect.bytes-deleted");
+        transact!(self, None, |txn| {
+            txn.delete(schema::blob_key(id));
+            txn.delete(schema::condemned_key(id));
+        });
+        self.inner.metrics.collected_blobs.add(1);
+        self.inner.metrics.collected_bytes.add(blob.size);
+        Ok(blob.size)
+    }
+
+    async fn forget_condemned(&self, id: BlobId) -> Result<u64> {
+        transact!(self, None, |txn| {
+            txn.delete(schema::condemned_key(id));
+        });
+        Ok(0)
+    }
+
+    /// Removes chunks that dead processes staged and never committed; answers how many. A process
+    /// that has been dealt with is marked, so that its chunks are not listed again.
+    pub(crate) async fn reconcile_dead(&self) -> Result<u64> {
+        let mut removed = 0;
+        for store in self.inner.stores.all() {
+            for owner in store.owners().await? {
+                // Fenced at our start, in the commit that made us the running process.
+                if owner >= self.inner.incarnation {
+                    continue;
+                }
+                let key = schema::reconciled_key(owner);
+                let snapshot = self.inner.meta.snapshot().await?;
+                let done = snapshot.get(&key).await?.is_some();
+                drop(snapshot);
+                if done {
+                    continue;
+                }
+                removed += self.reconcile(&**store, owner).await?;
+                transact!(self, None, |txn| {
+                    txn.put(key.clone(), &());
+                });
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes chunks that this process staged and gave up; answers how many.
+    pub(crate) async fn reconcile_own(&self) -> Result<u64> {
+        let mut removed = 0;
+        for store in self.inner.stores.all() {
+            removed += self.reconcile(&**store, self.inner.incarnation).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn reconcile(&self, store: &dyn ChunkStore, owner: Incarnation) -> Result<u64> {
+        let mut removed = 0;
+        let mut after = None;
+        loop {
+            let chunks = store.list(owner, after, PAGE).await?;
+            let Some(last) = chunks.last() else { return Ok(removed) };
+            after = Some(*last);
+            failpoint::reach("reconcile.listed");
+            let staged: Vec<ChunkId> =
+                chunks.into_iter().filter(|chunk| !self.inner.staging.is_open(chunk.blob)).collect();
+            // After the listing and after asking who still stages: what is not referred to now
+            // never will be.
+            let snapshot = self.inner.meta.snapshot().await?;
+            for chunk in staged {
+                let key = schema::blob_key(chunk.blob);
+                let record = snapshot.get(&key).await?;
+                let blob = record.map(|record| schema::decode_blob(&key, &record.value));
+                if !blob.transpose()?.is_some_and(|blob| refers(&blob, chunk)) {
+                    store.delete(chunk).await?;
+                    removed += 1;
+                    self.inner.metrics.orphans.add(1);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the record of a blob has this chunk.
+fn refers(blob: &Blob, chunk: ChunkId) -> bool {
+    match &blob.content {
+        Content::Inline(_) => false,
+        Content::Chunks(chunks) => chunks.iter().any(|known| known.id == chunk),
+    }
+}

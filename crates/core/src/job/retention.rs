@@ -1,0 +1,240 @@
+//! What has been kept long enough: trash past its days, revisions past theirs, and what is over
+//! a space's limit of retained bytes, oldest first.
+//!
+//! Promises: nothing expires because a clock stepped (hazard C09): age is judged by a clock that
+//! goes on from the wall-clock time of the start by the monotonic one, and if it seems that more
+//! than a week passed since the last round, the next hour expires nothing and says so.
+//!
+//! Not here: removing what was marked (`purge`).
+
+use std::time::Duration;
+
+use larder_base::{
+    Timestamp,
+    id::{SpaceId, TrashId},
+};
+
+use crate::{
+    Larder,
+    entry::Target,
+    error::Result,
+    quota, revision,
+    schema::{self, FileState, Space, SpaceState, Trashed},
+    txn::{self, transact},
+};
+
+/// Records looked at per page.
+const PAGE: usize = 256;
+
+/// Older revisions removed by one transaction.
+const REVISIONS_BATCH: usize = 30;
+
+/// An absence longer than this is not believed at once.
+const ABSENCE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long nothing expires after an absence that is not believed.
+const ABSENCE_GRACE: Duration = Duration::from_secs(3600);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl Larder {
+    /// The time by which age is judged: it does not follow steps of the wall clock.
+    fn steady_now(&self) -> Timestamp {
+        let inner = &self.inner;
+        inner.started.after(inner.env.monotonic().saturating_sub(inner.started_monotonic))
+    }
+
+    /// One round over all spaces.
+    pub(crate) async fn retain(&self) -> Result<()> {
+        let now = self.steady_now();
+        if !self.time_is_believable(now).await? {
+            return Ok(());
+        }
+        let prefix = schema::spaces_prefix();
+        let mut after = None;
+        loop {
+            let snapshot = self.inner.meta.snapshot().await?;
+            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
+            drop(snapshot);
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (key, record) in &page {
+                let id = SpaceId::from_bytes(schema::trailing_id(key)?);
+                let space: Space = schema::decode(key, &record.value)?;
+                if space.state == SpaceState::Enabled {
+                    self.retain_space(id, &space, now).await?;
+                }
+            }
+        }
+    }
+
+    /// Whether the time since the last round is one that can have passed.
+    async fn time_is_believable(&self, now: Timestamp) -> Result<bool> {
+        let key = schema::retention_key();
+        let up = self.inner.env.monotonic().saturating_sub(self.inner.started_monotonic);
+        let (believable, _) = transact!(self, None, |txn| {
+            let last = txn.get::<Timestamp>(&key).await?;
+            let absence = last.as_ref().map_or(Duration::ZERO, |last| now.since(last.value));
+            if absence > ABSENCE_MAX && up < ABSENCE_GRACE {
+                tracing::warn!(?absence, "long absence or clock step: nothing expires yet");
+                return Ok(false);
+            }
+            // Written seldom: it only tells weeks apart.
+            if last.as_ref().is_some_and(|last| now.since(last.value) < DAY / 24) {
+                return Ok(true);
+            }
+            txn.put(key.clone(), &now);
+            true
+        });
+        Ok(believable)
+    }
+
+    async fn retain_space(&self, id: SpaceId, space: &Space, now: Timestamp) -> Result<()> {
+        let days = |days: u32| DAY.saturating_mul(days);
+        let trash_age = space.policy.trash_days.map_or(self.inner.config.trash_retention, days);
+        self.expire_trash(id, now, trash_age).await?;
+        if let Some(keep) = space.policy.versions_days {
+            self.expire_revisions(id, Some((now, days(keep)))).await?;
+        }
+        if let Some(limit) = space.limits.retained
+            && self.retained(id).await? > limit
+        {
+            self.trim(id, limit).await?;
+        }
+        Ok(())
+    }
+
+    async fn retained(&self, id: SpaceId) -> Result<u64> {
+        let snapshot = self.inner.meta.snapshot().await?;
+        Ok(quota::usage(&*snapshot, id).await?.retained)
+    }
+
+    /// Marks trash items that are older than `age`; items are in the order of their deletion.
+    async fn expire_trash(&self, id: SpaceId, now: Timestamp, age: Duration) -> Result<()> {
+        self.purge_oldest(id, |trashed| now.since(trashed.deleted) >= age).await.map(|_| ())
+    }
+
+    /// Marks trash items, oldest first, as long as `more` wants; answers whether it wanted all.
+    async fn purge_oldest(
+        &self,
+        id: SpaceId,
+        mut more: impl FnMut(&Trashed) -> bool,
+    ) -> Result<bool> {
+        let prefix = schema::trash_prefix(id);
+        let mut after = None;
+        loop {
+            let snapshot = self.inner.meta.snapshot().await?;
+            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
+            drop(snapshot);
+            let Some((last, _)) = page.last() else { return Ok(true) };
+            after = Some(last.clone());
+            for (key, record) in &page {
+                let trashed: Trashed = schema::decode(key, &record.value)?;
+                if trashed.purging {
+                    continue;
+                }
+                if !more(&trashed) {
+                    return Ok(false);
+                }
+                let item = TrashId::from_bytes(schema::trailing_id(key)?);
+                self.mark_if_there(id, key, item).await?;
+                self.wake_jobs();
+            }
+        }
+    }
+
+    /// Marks an item unless it has been restored or purged meanwhile.
+    async fn mark_if_there(&self, id: SpaceId, key: &[u8], item: TrashId) -> Result<()> {
+        transact!(self, id, |txn| {
+            match txn.get::<Trashed>(key).await? {
+                Some(stored) if !stored.value.purging => {
+                    self.mark_purging(&mut txn, id, item, stored);
+                }
+                _ => return Ok(()),
+            }
+        });
+        Ok(())
+    }
+
+    /// Brings a space that retains too much below its limit: trash first, then revisions.
+    async fn trim(&self, id: SpaceId, limit: u64) -> Result<()> {
+        let mut over = self.retained(id).await?.saturating_sub(limit);
+        let all = self
+            .purge_oldest(id, |trashed| {
+                let wanted = over > 0;
+                over = over.saturating_sub(trashed.size);
+                wanted
+            })
+            .await?;
+        if all && over > 0 {
+            self.expire_revisions(id, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes older revisions past their age; all of them if no age is given.
+    async fn expire_revisions(
+        &self,
+        id: SpaceId,
+        age: Option<(Timestamp, Duration)>,
+    ) -> Result<()> {
+        let prefix = schema::space_revisions_prefix(id);
+        let mut after = None;
+        loop {
+            let snapshot = self.inner.meta.snapshot().await?;
+            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
+            drop(snapshot);
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let mut nodes = Vec::new();
+            for (key, record) in &page {
+                let state: FileState = schema::decode(key, &record.value)?;
+                let old = age.is_none_or(|(now, keep)| now.since(state.modified) >= keep);
+                if let (true, Some((node, _))) = (old, schema::revision_parts(key)) {
+                    nodes.push(node);
+                }
+            }
+            nodes.dedup();
+            for node in nodes {
+                self.expire_revisions_of(id, node, age).await?;
+            }
+        }
+    }
+
+    async fn expire_revisions_of(
+        &self,
+        id: SpaceId,
+        node: larder_base::id::NodeId,
+        age: Option<(Timestamp, Duration)>,
+    ) -> Result<()> {
+        loop {
+            let (removed, _) = transact!(self, id, |txn| {
+                let record = txn.get::<Space>(&schema::space_key(id)).await?;
+                let Some(space) = record else { return Ok(()) };
+                txn.hold(schema::space_key(id), space.version);
+                let target = Target::Node(node);
+                let found = match self.find(&*txn.snapshot, id, &space.value, &target).await {
+                    Ok(Some(found)) => found,
+                    // In the trash, or gone: its revisions go with it.
+                    Ok(None) => return Ok(()),
+                    Err(error) if error.kind() == larder_base::ErrorKind::NotFound => {
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                };
+                let mut old = revision::oldest(&txn, id, node, REVISIONS_BATCH).await?;
+                old.retain(|state| {
+                    age.is_none_or(|(now, keep)| now.since(state.modified) >= keep)
+                });
+                if old.is_empty() {
+                    return Ok(());
+                }
+                revision::remove_older(&mut txn, id, &space.value, &found, &old).await?;
+                old.len()
+            });
+            if removed < REVISIONS_BATCH {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The trash: delete into it, list it, restore from it, purge it.
+//!
+//! Promises: I-TRASH-1 a delete is one commit however large the tree, and what it removes is one
+//! item with place, deleter and time; I-TRASH-2 of n restores, or of restore and purge, exactly
+//! one wins; I-TRASH-3 a restored node is the node it was, with all revisions; I-TRASH-4 names
+//! never clash in the trash: items have ids (hazard N13).
+//!
+//! Not here: removing what a purge has condemned (`job::purge`).
+
+use larder_base::{
+    ErrorKind,
+    id::{JobId, NodeId, SpaceId, TrashId},
+    name::{EntryName, TreePath},
+};
+
+use crate::{
+    Larder,
+    access::Right,
+    caller::Caller,
+    entry::{
+        Conditions, Entry, ListOptions, Page, RestoreOptions, SpaceRef, Target, TrashItem,
+    },
+    error::{Error, Result},
+    quota::{self, Promise, delta},
+    schema::{
+        self, Authority, DirState, Dirent, DirentBody, Job, JobState, JobWork, Location, Place,
+        STAT_DIRS, STAT_FILES, STAT_SIZE, Space, Trashed, TrashedBody,
+    },
+    tree::{
+        create::{OpenPlace, exists},
+        list::page_limit,
+        lookup::{self, Chain, Found},
+    },
+    txn::{self, Stored, Txn, transact},
+};
+
+/// Items that one transaction of "empty the trash" marks: each is two records.
+const EMPTY_BATCH: usize = 40;
+
+/// Names tried when a restored item may take another one.
+const RENAMES_MAX: u32 = 100;
+
+impl Larder {
+    /// Moves an entry, with everything below it, into the trash.
+    ///
+    /// Errors: `NotFound`; `Precondition`; `Invalid` for a root.
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        conditions: &Conditions,
+    ) -> Result<TrashItem> {
+        let id = self.space_of(caller, target).await?;
+        let (item, _) = transact!(self, id, |txn| {
+            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let found = self.find(&*txn.snapshot, id, &space, target).await?;
+            let found = found.ok_or_else(|| Error::invalid("the root cannot be deleted"))?;
+            if !conditions.is_empty() {
+                let path = TreePath::root();
+                let entry = lookup::entry(&*txn.snapshot, id, path, &found.dirent.value).await?;
+                conditions.check(Some((&entry.etag.to_string(), entry.modified)))?;
+            }
+            found.parent.hold(&mut txn).await?;
+            let key = schema::dirent_key(id, found.parent.dir(), &found.name);
+            txn.delete(key);
+            self.trash_entry(&mut txn, caller, &space, &found).await?
+        });
+        Ok(item)
+    }
+
+    /// Puts what was found into the trash. The caller has held the chain, and deletes or
+    /// replaces the entry itself in the same transaction.
+    pub(crate) async fn trash_entry(
+        &self,
+        txn: &mut Txn,
+        caller: &Caller,
+        space: &Space,
+        found: &Found,
+    ) -> Result<TrashItem> {
+        let Found { parent, name, dirent } = found;
+        let id = parent.space;
+        let item = TrashId::new(&self.inner.env);
+        let node = dirent.value.node;
+        txn.hold(schema::dirent_key(id, parent.dir(), name), dirent.version);
+        let (size, body) = match &dirent.value.body {
+            DirentBody::File(state) => {
+                parent.add(txn, -delta(state.size), -1, 0);
+                let place = Place::Trash(item);
+                txn.put(schema::location_key(node), &Location { space: id, place });
+                (state.size, TrashedBody::File(state.clone()))
+            }
+            DirentBody::Dir => {
+                let stat = detach(txn, id, node, DirState::Trash(item)).await?;
+                parent.add(txn, -stat[STAT_SIZE], -stat[STAT_FILES], -stat[STAT_DIRS] - 1);
+                (u64::try_from(stat[STAT_SIZE]).unwrap_or(0), TrashedBody::Dir)
+            }
+        };
+        quota::charge(txn, id, space.limits.live, -delta(size), delta(size));
+        let trashed = Trashed {
+            node,
+            parent: parent.dir(),
+            name: name.clone(),
+            path: parent.join(name).to_string(),
+            deleted_by: caller.name.clone(),
+            deleted: txn.now,
+            size,
+            purging: false,
+            body,
+        };
+        txn.put(schema::trash_key(id, item), &trashed);
+        Ok(public(item, &trashed))
+    }
+
+    /// One page of the trash, newest first; the cursor is the last item given.
+    pub async fn trash(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        options: &ListOptions,
+    ) -> Result<Page<TrashItem>> {
+        let id = self.locate_space(caller, space).await?;
+        let snapshot = self.inner.meta.snapshot().await?;
+        self.read_space(&*snapshot, caller, id, Right::Read).await?;
+        let limit = page_limit(options.limit);
+        let prefix = schema::trash_prefix(id);
+        let mut end = match &options.cursor {
+            None => larder_meta::store::prefix_end(&prefix)
+                .ok_or_else(|| Error::internal("prefix without an end"))?,
+            Some(cursor) => {
+                let item = cursor
+                    .parse()
+                    .map_err(|_| Error::invalid("the cursor is not one that a page gave"))?;
+                schema::trash_key(id, item)
+            }
+        };
+        let mut entries = Vec::new();
+        loop {
+            let records = snapshot.scan_back(&prefix, &end, limit).await?;
+            for (key, record) in &records {
+                let trashed: Trashed = schema::decode(key, &record.value)?;
+                if !trashed.purging && entries.len() < limit {
+                    let item = TrashId::from_bytes(schema::trailing_id(key)?);
+                    entries.push(public(item, &trashed));
+                }
+            }
+            match records.last() {
+                Some((key, _)) if entries.len() < limit && records.len() == limit => {
+                    end = key.clone();
+                }
+                _ => break,
+            }
+        }
+        let full = entries.len() == limit;
+        let cursor = entries.last().filter(|_| full).map(|last| last.item.to_string());
+        Ok(Page { entries, cursor })
+    }
+
+    /// Puts an item back: where it was, or where `options` says.
+    ///
+    /// Errors: `NotFound` for the item; `Conflict` if its directory is gone and nothing else was
+    /// said; `AlreadyExists` if the name is taken; `QuotaExceeded`.
+    pub async fn restore(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        item: TrashId,
+        options: &RestoreOptions,
+    ) -> Result<Entry> {
+        let id = self.locate_space(caller, space).await?;
+        let mut promise = Promise::default();
+        let (entry, _) = transact!(self, id, |txn| {
+            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let key = schema::trash_key(id, item);
+            let trashed = read_item(&txn, &key).await?;
+            self.promise(&mut promise, id, &space, trashed.value.size).await?;
+            txn.hold(key.clone(), trashed.version);
+            txn.delete(key);
+            let (place, name) =
+                self.restore_place(&mut txn, id, &space, &trashed.value, options).await?;
+            self.restore_once(&mut txn, &space, &place, &name, &trashed.value).await?
+        });
+        drop(promise);
+        Ok(entry)
+    }
+
+    /// Where an item goes back to, and under which free name.
+    async fn restore_place(
+        &self,
+        txn: &mut Txn,
+        id: SpaceId,
+        space: &Space,
+        trashed: &Trashed,
+        options: &RestoreOptions,
+    ) -> Result<(OpenPlace, EntryName)> {
+        let parents = options.recreate_parents;
+        let (place, name) = match &options.to {
+            Some(to) => {
+                let (name, above) =
+                    to.split_last().ok_or_else(|| Error::invalid("a root is no place for it"))?;
+                (self.open_parent(txn, id, space, above, parents).await?, name.clone())
+            }
+            None => {
+                let name = trashed.name.clone();
+                match lookup::chain_of(&*txn.snapshot, id, space, trashed.parent).await {
+                    Ok(chain) => (OpenPlace { chain, missing: Vec::new() }, name),
+                    Err(error) if error.kind() == ErrorKind::NotFound && parents => {
+                        let path = TreePath::parse(&trashed.path)?;
+                        let above = path.split_last().map_or(&[][..], |(_, above)| above);
+                        (self.open_parent(txn, id, space, above, true).await?, name)
+                    }
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        let detail = "the directory it was in is gone: \
+                                      say where to, or recreate_parents";
+                        return Err(Error::new(ErrorKind::Conflict, detail));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        if !place.missing.is_empty() {
+            return Ok((place, name));
+        }
+        let name = free_name(txn, &place.chain, &name, options.rename).await?;
+        Ok((place, name))
+    }
+
+    async fn restore_once(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        place: &OpenPlace,
+        name: &EntryName,
+        trashed: &Trashed,
+    ) -> Result<Entry> {
+        let id = place.chain.space;
+        let node = trashed.node;
+        let made = self.make_missing(txn, place).await?;
+        let parent = made.last().copied().unwrap_or(place.chain.dir());
+        let size = delta(trashed.size);
+        let key = schema::dirent_key(id, parent, name);
+        txn.hold_absent(key.clone());
+        let (files, dirs, body) = match &trashed.body {
+            TrashedBody::File(state) => {
+                let place = Place::File(parent, name.clone());
+                txn.put(schema::location_key(node), &Location { space: id, place });
+                (1, 0, DirentBody::File(state.clone()))
+            }
+            TrashedBody::Dir => {
+                let stat = attach(txn, id, node, parent, name).await?;
+                (stat[STAT_FILES], stat[STAT_DIRS] + 1, DirentBody::Dir)
+            }
+        };
+        let dirent = Dirent { node, body };
+        txn.put(key, &dirent);
+        for dir in made {
+            let fields = [
+                larder_meta::FieldOp::Add(size),
+                larder_meta::FieldOp::Add(files),
+                larder_meta::FieldOp::Add(dirs),
+                larder_meta::FieldOp::Max(txn.now.millis()),
+            ];
+            txn.add(schema::stat_key(id, dir), fields);
+        }
+        place.chain.add(txn, size, files, dirs);
+        quota::charge(txn, id, space.limits.live, size, -size);
+        let names = [place.chain.path(), &place.missing, std::slice::from_ref(name)].concat();
+        lookup::entry(&*txn.snapshot, id, TreePath::of_entry(names), &dirent).await
+    }
+
+    /// Destroys an item: from the answer on it cannot be restored; a job removes its bytes.
+    pub async fn purge(&self, caller: &Caller, space: &SpaceRef, item: TrashId) -> Result<()> {
+        let id = self.locate_space(caller, space).await?;
+        transact!(self, id, |txn| {
+            self.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let key = schema::trash_key(id, item);
+            let trashed = read_item(&txn, &key).await?;
+            self.mark_purging(&mut txn, id, item, trashed);
+        });
+        self.wake_jobs();
+        Ok(())
+    }
+
+    /// Destroys every item that is in the trash now.
+    pub async fn empty_trash(&self, caller: &Caller, space: &SpaceRef) -> Result<()> {
+        let id = self.locate_space(caller, space).await?;
+        let prefix = schema::trash_prefix(id);
+        let mut after = None;
+        loop {
+            let (last, _) = transact!(self, id, |txn| {
+                self.enter_space(&mut txn, caller, id, Right::Write).await?;
+                let records =
+                    txn::page(&*txn.snapshot, &prefix, after.as_deref(), EMPTY_BATCH).await?;
+                for (key, record) in &records {
+                    let value: Trashed = schema::decode(key, &record.value)?;
+                    if !value.purging {
+                        let item = TrashId::from_bytes(schema::trailing_id(key)?);
+                        let stored = Stored { value, version: record.version };
+                        self.mark_purging(&mut txn, id, item, stored);
+                    }
+                }
+                records.last().map(|(key, _)| key.clone())
+            });
+            self.wake_jobs();
+            match last {
+                Some(key) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Makes an item gone for users, and queues the job that removes what is left of it.
+    pub(crate) fn mark_purging(
+        &self,
+        txn: &mut Txn,
+        id: SpaceId,
+        item: TrashId,
+        trashed: Stored<Trashed>,
+    ) {
+        let key = schema::trash_key(id, item);
+        txn.hold(key.clone(), trashed.version);
+        txn.put(key, &Trashed { purging: true, ..trashed.value });
+        self.queue_job(txn, JobWork::Purge { space: id, item });
+    }
+
+    /// Queues a job with the transaction.
+    pub(crate) fn queue_job(&self, txn: &mut Txn, work: JobWork) {
+        let job = Job {
+            work,
+            state: JobState::Queued,
+            progress: 0,
+            created: txn.now,
+            updated: txn.now,
+            detail: None,
+        };
+        txn.put(schema::job_key(JobId::new(&self.inner.env)), &job);
+    }
+}
+
+/// An item that has not been purged.
+async fn read_item(txn: &Txn, key: &[u8]) -> Result<Stored<Trashed>> {
+    let stored = txn.get::<Trashed>(key).await?;
+    stored.filter(|stored| !stored.value.purging).ok_or_else(|| Error::not_found("trash item"))
+}
+
+/// Takes a directory off its parent; answers its statistics, which must hold at the commit.
+pub(crate) async fn detach(
+    txn: &mut Txn,
+    id: SpaceId,
+    dir: NodeId,
+    state: DirState,
+) -> Result<[i64; 4]> {
+    let key = schema::authority_key(id, dir);
+    let authority = lookup::authority(&*txn.snapshot, id, dir).await?;
+    txn.hold(key.clone(), authority.version);
+    txn.put(key, &Authority { state, ..authority.value });
+    txn.put(schema::topology_key(id), &());
+    hold_stat(txn, id, dir).await
+}
+
+/// Puts a directory that is nobody's child into `parent`; answers its statistics.
+pub(crate) async fn attach(
+    txn: &mut Txn,
+    id: SpaceId,
+    dir: NodeId,
+    parent: NodeId,
+    name: &EntryName,
+) -> Result<[i64; 4]> {
+    let key = schema::authority_key(id, dir);
+    let authority = lookup::authority(&*txn.snapshot, id, dir).await?;
+    txn.hold(key.clone(), authority.version);
+    let place = Some((parent, name.clone()));
+    txn.put(key, &Authority { place, state: DirState::Live });
+    txn.put(schema::topology_key(id), &());
+    hold_stat(txn, id, dir).await
+}
+
+/// The statistics of a directory, which must hold at the commit.
+pub(crate) async fn hold_stat(txn: &mut Txn, id: SpaceId, dir: NodeId) -> Result<[i64; 4]> {
+    let key = schema::stat_key(id, dir);
+    let (stat, version) = txn::counters(&*txn.snapshot, &key).await?;
+    match version {
+        Some(version) => txn.hold(key, version),
+        None => txn.hold_absent(key),
+    }
+    Ok(stat)
+}
+
+/// `name`, or the first of `name (2)`, `name (3)`, … that is free.
+async fn free_name(
+    txn: &Txn,
+    chain: &Chain,
+    name: &EntryName,
+    rename: bool,
+) -> Result<EntryName> {
+    let mut candidate = name.clone();
+    for number in 2..=RENAMES_MAX {
+        match lookup::child(&*txn.snapshot, chain, &candidate).await? {
+            None => return Ok(candidate),
+            Some(dirent) if !rename => return Err(exists(dirent.value.node)),
+            Some(_) => {}
+        }
+        let (stem, extension) = match name.as_str().rsplit_once('.') {
+            Some((stem, extension)) if !stem.is_empty() => (stem, format!(".{extension}")),
+            _ => (name.as_str(), String::new()),
+        };
+        candidate = EntryName::new(&format!("{stem} ({number}){extension}"))?;
+    }
+    Err(Error::new(ErrorKind::AlreadyExists, "no free name was found"))
+}
+
+fn public(item: TrashId, trashed: &Trashed) -> TrashItem {
+    TrashItem {
+        item,
+        id: trashed.node,
+        path: trashed.path.clone(),
+        kind: trashed.kind(),
+        size: trashed.size,
+        deleted_by: trashed.deleted_by.clone(),
+        deleted: trashed.deleted,
+    }
+}

@@ -1,0 +1,343 @@
+//! Copies: a file is a new reference to the same blob; a directory is built detached and then
+//! attached, so that it is visible whole or not at all.
+//!
+//! Promises (SEMANTICS, Copy): a copy equals one state of its source; a replaced destination is
+//! in the trash; copying into one's own descendant ends, because what is copied is a snapshot.
+//! Crash: a copy that was never attached is removed by a job that was queued before its first
+//! record (`job::purge`).
+//! Memory: one directory's batch and a stack of directories, one level deep each.
+//!
+//! Not here: moves (`relocate`).
+
+use larder_base::{
+    ErrorKind,
+    id::{Incarnation, JobId, NodeId, SpaceId},
+    name::TreePath,
+};
+use larder_meta::{FieldOp, Snapshot};
+
+use crate::{
+    Larder,
+    access::Right,
+    blob::References,
+    caller::Caller,
+    entry::{Entry, SpaceRef},
+    error::{Error, Result},
+    quota::{self, Promise, delta},
+    schema::{
+        self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobState, JobWork,
+        Location, Origin, Place, STAT_DIRS, STAT_FILES, STAT_SIZE,
+    },
+    trash,
+    tree::{
+        create::exists,
+        lookup::{self, Found},
+        relocate::Destination,
+    },
+    txn::{self, transact},
+    upload::put_new_file,
+};
+
+/// Entries copied by one transaction: each is up to three records.
+const BATCH: usize = 30;
+
+impl Larder {
+    /// Copies a file or a directory, also into another space. Answers the copy, and whether the
+    /// name was free before.
+    ///
+    /// Errors: as [`Larder::move_entry`], and `QuotaExceeded` of the destination's space.
+    pub async fn copy_entry(
+        &self,
+        caller: &Caller,
+        from: (&SpaceRef, &TreePath),
+        to: (&SpaceRef, &TreePath),
+        overwrite: bool,
+    ) -> Result<(Entry, bool)> {
+        let source_space = self.locate_space(caller, from.0).await?;
+        let space = self.locate_space(caller, to.0).await?;
+        // The note before the snapshot: see `blob::epoch`.
+        let _note = self.inner.epochs.note();
+        let snapshot = self.inner.meta.snapshot().await?;
+        let record = self.read_space(&*snapshot, caller, source_space, Right::Read).await?.value;
+        let source = match lookup::resolve(&*snapshot, source_space, &record, from.1).await {
+            Err(error) if from.1.is_root() => return Err(error),
+            found => found?,
+        };
+        let job = CopyJob { larder: self, caller, space, to: to.1, overwrite };
+        match &source.dirent.value.body {
+            DirentBody::File(_) => job.file(source_space, from.1).await,
+            DirentBody::Dir => job.directory(&*snapshot, &source).await,
+        }
+    }
+}
+
+struct CopyJob<'a> {
+    larder: &'a Larder,
+    caller: &'a Caller,
+    space: SpaceId,
+    to: &'a TreePath,
+    overwrite: bool,
+}
+
+impl CopyJob<'_> {
+    /// The destination, with what stands there put into the trash.
+    async fn clear_destination(
+        &self,
+        txn: &mut txn::Txn,
+        space: &schema::Space,
+        source: Option<&Found>,
+    ) -> Result<Destination> {
+        let place = Destination::resolve(txn, self.space, space, self.to).await?;
+        if let Some(existing) = &place.existing {
+            let node = existing.dirent.value.node;
+            if let Some(source) = source {
+                let same = source.dirent.value.node == node;
+                if same || source.parent.contains(node) {
+                    let detail = "the destination is or holds the source";
+                    return Err(Error::new(ErrorKind::Denied, detail));
+                }
+            }
+            if !self.overwrite {
+                return Err(exists(node));
+            }
+            self.larder.trash_entry(txn, self.caller, space, existing).await?;
+        }
+        Ok(place)
+    }
+
+    async fn file(&self, source_space: SpaceId, from: &TreePath) -> Result<(Entry, bool)> {
+        let mut promise = Promise::default();
+        let id = self.space;
+        let larder = self.larder;
+        let (result, _) = transact!(larder, id, |txn| {
+            let space = larder.enter_space(&mut txn, self.caller, id, Right::Write).await?;
+            let source =
+                larder.read_space(&*txn.snapshot, self.caller, source_space, Right::Read).await?;
+            txn.hold(schema::space_key(source_space), source.version);
+            let found =
+                lookup::resolve(&*txn.snapshot, source_space, &source.value, from).await?;
+            found.parent.hold(&mut txn).await?;
+            let key = schema::dirent_key(source_space, found.parent.dir(), &found.name);
+            txn.hold(key, found.dirent.version);
+            let DirentBody::File(state) = &found.dirent.value.body else {
+                return Err(Error::new(ErrorKind::Busy, "the source changed its kind: try again"));
+            };
+            let place = self.clear_destination(&mut txn, &space, Some(&found)).await?;
+            larder.promise(&mut promise, id, &space, state.size).await?;
+            let node = NodeId::new(&larder.inner.env);
+            let copy = copied(state, self.caller, txn.now);
+            let dirent = Dirent { node, body: DirentBody::File(copy.clone()) };
+            place.put(&mut txn, &dirent).await?;
+            let location = Place::File(place.chain.dir(), place.name.clone());
+            txn.put(schema::location_key(node), &Location { space: id, place: location });
+            place.chain.add(&mut txn, delta(copy.size), 1, 0);
+            quota::charge(&mut txn, id, space.limits.live, delta(copy.size), 0);
+            let mut references = References::default();
+            references.retain(copy.blob);
+            references.apply(&mut txn).await?;
+            let created = place.existing.is_none();
+            (lookup::file_entry(id, self.to.clone(), node, &copy), created)
+        });
+        drop(promise);
+        Ok(result)
+    }
+
+    async fn directory(&self, snapshot: &dyn Snapshot, source: &Found) -> Result<(Entry, bool)> {
+        let staging = self.stage().await?;
+        let result = match self.fill(snapshot, source, &staging).await {
+            Ok(()) => self.attach(source, &staging).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.abandon(&staging).await;
+        }
+        result
+    }
+
+    /// Makes the root of the detached tree, and the job that removes it should this process die.
+    async fn stage(&self) -> Result<Staging> {
+        let larder = self.larder;
+        let root = NodeId::new(&larder.inner.env);
+        let job = JobId::new(&larder.inner.env);
+        transact!(larder, self.space, |txn| {
+            larder.enter_space(&mut txn, self.caller, self.space, Right::Write).await?;
+            txn.put(schema::job_key(job), &self.unstage_job(root, larder.inner.incarnation, txn.now));
+            let authority = Authority { place: None, state: DirState::Staging };
+            txn.put(schema::authority_key(self.space, root), &authority);
+            let location = Location { space: self.space, place: Place::Dir };
+            txn.put(schema::location_key(root), &location);
+            let now = FieldOp::Max(txn.now.millis());
+            let fields = [FieldOp::Add(0), FieldOp::Add(0), FieldOp::Add(0), now];
+            txn.add(schema::stat_key(self.space, root), fields);
+        });
+        Ok(Staging { root, job })
+    }
+
+    fn unstage_job(&self, root: NodeId, owner: Incarnation, now: larder_base::Timestamp) -> Job {
+        Job {
+            work: JobWork::Unstage { space: self.space, root, owner },
+            state: JobState::Queued,
+            progress: 0,
+            created: now,
+            updated: now,
+            detail: None,
+        }
+    }
+
+    /// Copies everything below the source, batch by batch.
+    async fn fill(
+        &self,
+        snapshot: &dyn Snapshot,
+        source: &Found,
+        staging: &Staging,
+    ) -> Result<()> {
+        let root = Copying {
+            from: source.dirent.value.node,
+            chain: vec![staging.root],
+            after: None,
+        };
+        let mut stack = vec![root];
+        while let Some(mut dir) = stack.pop() {
+            let prefix = schema::dirents_prefix(source.parent.space, dir.from);
+            let page = txn::page(snapshot, &prefix, dir.after.as_deref(), BATCH).await?;
+            let Some((last, _)) = page.last() else { continue };
+            dir.after = Some(last.clone());
+            let mut entries = Vec::with_capacity(page.len());
+            for (key, record) in &page {
+                let name = schema::dirent_name(key)?;
+                entries.push((name, schema::decode::<Dirent>(key, &record.value)?));
+            }
+            let below = self.copy_batch(&dir, &entries).await?;
+            stack.push(dir);
+            stack.extend(below);
+        }
+        Ok(())
+    }
+
+    /// Copies some entries of one directory; answers the directories among them.
+    async fn copy_batch(
+        &self,
+        dir: &Copying,
+        entries: &[(larder_base::name::EntryName, Dirent)],
+    ) -> Result<Vec<Copying>> {
+        let larder = self.larder;
+        let parent = *dir.chain.last().ok_or_else(|| Error::internal("copy without a root"))?;
+        let (below, _) = transact!(larder, self.space, |txn| {
+            larder.enter_space(&mut txn, self.caller, self.space, Right::Write).await?;
+            let mut references = References::default();
+            let mut below = Vec::new();
+            let (mut size, mut files) = (0, 0);
+            for (name, dirent) in entries {
+                let node = NodeId::new(&larder.inner.env);
+                match &dirent.body {
+                    DirentBody::File(state) => {
+                        let copy = copied(state, self.caller, txn.now);
+                        put_new_file(&mut txn, self.space, parent, name, node, &copy);
+                        references.retain(copy.blob);
+                        size += delta(copy.size);
+                        files += 1;
+                    }
+                    DirentBody::Dir => {
+                        larder.put_dir(&mut txn, self.space, parent, name, node);
+                        let now = FieldOp::Max(txn.now.millis());
+                        let none = FieldOp::Add(0);
+                        txn.add(schema::stat_key(self.space, node), [none, none, none, now]);
+                        let chain = [&dir.chain[..], &[node]].concat();
+                        below.push(Copying { from: dirent.node, chain, after: None });
+                    }
+                }
+            }
+            references.apply(&mut txn).await.map_err(|error| match error.kind() {
+                // Purged meanwhile: this snapshot of the source cannot be had any more.
+                ErrorKind::Corrupt => {
+                    Error::new(ErrorKind::Busy, "the source is being purged: try again")
+                }
+                _ => error,
+            })?;
+            let dirs = i64::try_from(below.len()).unwrap_or(0);
+            for ancestor in &dir.chain {
+                let fields = [
+                    FieldOp::Add(size),
+                    FieldOp::Add(files),
+                    FieldOp::Add(dirs),
+                    FieldOp::Max(txn.now.millis()),
+                ];
+                txn.add(schema::stat_key(self.space, *ancestor), fields);
+            }
+            below
+        });
+        Ok(below)
+    }
+
+    /// Makes the copy visible, and charges for it.
+    async fn attach(&self, source: &Found, staging: &Staging) -> Result<(Entry, bool)> {
+        let mut promise = Promise::default();
+        let larder = self.larder;
+        let id = self.space;
+        let (created, _) = transact!(larder, id, |txn| {
+            let space = larder.enter_space(&mut txn, self.caller, id, Right::Write).await?;
+            let same_space = source.parent.space == id;
+            let place =
+                self.clear_destination(&mut txn, &space, same_space.then_some(source)).await?;
+            let dir = place.chain.dir();
+            let stat = trash::attach(&mut txn, id, staging.root, dir, &place.name).await?;
+            let size = stat[STAT_SIZE];
+            larder.promise(&mut promise, id, &space, u64::try_from(size).unwrap_or(0)).await?;
+            let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
+            place.put(&mut txn, &dirent).await?;
+            place.chain.add(&mut txn, size, stat[STAT_FILES], stat[STAT_DIRS] + 1);
+            quota::charge(&mut txn, id, space.limits.live, size, 0);
+            txn.delete(schema::job_key(staging.job));
+            place.existing.is_none()
+        });
+        drop(promise);
+        let snapshot = larder.inner.meta.snapshot().await?;
+        let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
+        Ok((lookup::entry(&*snapshot, id, self.to.clone(), &dirent).await?, created))
+    }
+
+    /// Leaves the detached tree to the job that removes it.
+    async fn abandon(&self, staging: &Staging) {
+        let larder = self.larder;
+        let abandoned: Result<()> = async {
+            transact!(larder, self.space, |txn| {
+                // Nobody's: it need not wait for this process to end.
+                let job = self.unstage_job(staging.root, Incarnation(0), txn.now);
+                txn.put(schema::job_key(staging.job), &job);
+            });
+            Ok(())
+        }
+        .await;
+        if let Err(error) = abandoned {
+            tracing::warn!(%error, "a broken copy stays until the next start");
+        }
+        larder.wake_jobs();
+    }
+}
+
+/// The detached tree of a copy.
+struct Staging {
+    root: NodeId,
+    job: JobId,
+}
+
+/// A directory that is being copied.
+struct Copying {
+    from: NodeId,
+    /// The copies of the directories from the root of the copy down to this one.
+    chain: Vec<NodeId>,
+    after: Option<bytes::Bytes>,
+}
+
+/// The first revision of a copy of `state`.
+fn copied(state: &FileState, caller: &Caller, now: larder_base::Timestamp) -> FileState {
+    FileState {
+        revision: 1,
+        modified: now,
+        author: caller.name.clone(),
+        origin: Origin::Copy,
+        older: 0,
+        older_bytes: 0,
+        ..state.clone()
+    }
+}

@@ -1,0 +1,219 @@
+//! Listing directories in pages, in byte order of names, each page from one snapshot.
+//!
+//! Promises: a name that exists throughout a paged listing appears exactly once, whatever else
+//! is created, renamed or deleted meanwhile (hazard N20): a cursor is the last name given, not a
+//! position. A recursive listing is depth-first; its cursor is the last path given.
+//! Memory: one page, and one open directory per level.
+//!
+//! Not here: stat of one entry (`lookup`).
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use larder_base::{
+    id::{NodeId, SpaceId},
+    limits::{PAGE_ENTRIES_MAX, TREE_DEPTH_MAX},
+    name::{EntryName, TreePath},
+};
+use larder_meta::{Merge, Snapshot};
+
+use crate::{
+    Larder,
+    access::Right,
+    caller::Caller,
+    entry::{Entry, EntryKind, ListOptions, Page, SpaceRef},
+    error::{Error, Result},
+    schema::{self, Dirent, DirentBody},
+    tree::lookup,
+    txn,
+};
+
+impl Larder {
+    /// One page of the entries of a directory.
+    ///
+    /// Errors: `NotFound`, `WrongType` for a file, `Invalid` for a cursor that is none.
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+        options: &ListOptions,
+    ) -> Result<Page<Entry>> {
+        let id = self.locate_space(caller, space).await?;
+        let snapshot = self.inner.meta.snapshot().await?;
+        let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
+        let chain = lookup::resolve_dir(&*snapshot, id, &space, path.names()).await?;
+        let limit = page_limit(options.limit);
+        let after = match &options.cursor {
+            Some(cursor) => read_cursor(cursor)?.names().to_vec(),
+            None => Vec::new(),
+        };
+        let listing = Listing { snapshot: &*snapshot, space: id, base: path };
+        let entries = if options.recursive {
+            listing.walk(chain.dir(), &after, limit).await?
+        } else {
+            listing.flat(chain.dir(), after.last(), limit).await?
+        };
+        let full = entries.len() == limit;
+        let cursor = entries.last().filter(|_| full).map(|last| {
+            let below = last.path.names().get(path.names().len()..).unwrap_or_default();
+            write_cursor(below)
+        });
+        Ok(Page { entries, cursor })
+    }
+}
+
+/// The number of entries that a page may have.
+pub(crate) fn page_limit(asked: usize) -> usize {
+    if asked == 0 { PAGE_ENTRIES_MAX } else { asked.min(PAGE_ENTRIES_MAX) }
+}
+
+/// A cursor: the names below the listed directory, so that it means the same on every gateway.
+fn write_cursor(names: &[EntryName]) -> String {
+    let path: Vec<&str> = names.iter().map(EntryName::as_str).collect();
+    URL_SAFE_NO_PAD.encode(path.join("/"))
+}
+
+fn read_cursor(text: &str) -> Result<TreePath> {
+    let invalid = || Error::invalid("the cursor is not one that a page gave");
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
+    let path = String::from_utf8(bytes).map_err(|_| invalid())?;
+    let names = path.split('/').take(TREE_DEPTH_MAX).map(EntryName::new);
+    Ok(TreePath::of_entry(names.collect::<Result<_, _>>().map_err(|_| invalid())?))
+}
+
+struct Listing<'a> {
+    snapshot: &'a dyn Snapshot,
+    space: SpaceId,
+    base: &'a TreePath,
+}
+
+/// An open directory of a recursive listing.
+struct Level {
+    dir: NodeId,
+    names: Vec<EntryName>,
+    after: Option<Bytes>,
+    waiting: std::vec::IntoIter<(EntryName, Dirent)>,
+    ended: bool,
+}
+
+/// Entries read at once per level of a recursive listing.
+const LEVEL_ENTRIES: usize = 128;
+
+impl Listing<'_> {
+    /// Reads entries of `dir` after the key `after`.
+    async fn read(
+        &self,
+        dir: NodeId,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(EntryName, Dirent)>> {
+        let prefix = schema::dirents_prefix(self.space, dir);
+        let records = txn::page(self.snapshot, &prefix, after, limit).await?;
+        records
+            .iter()
+            .map(|(key, record)| {
+                Ok((schema::dirent_name(key)?, schema::decode(key, &record.value)?))
+            })
+            .collect()
+    }
+
+    async fn flat(
+        &self,
+        dir: NodeId,
+        after: Option<&EntryName>,
+        limit: usize,
+    ) -> Result<Vec<Entry>> {
+        let after = after.map(|name| schema::dirent_key(self.space, dir, name));
+        let read = self.read(dir, after.as_deref(), limit).await?;
+        let entries = read.into_iter().map(|(name, dirent)| {
+            (TreePath::of_entry([self.base.names(), &[name]].concat()), dirent)
+        });
+        self.entries(entries.collect()).await
+    }
+
+    /// Entries below `dir` in depth-first order after the path `after`.
+    async fn walk(
+        &self,
+        dir: NodeId,
+        after: &[EntryName],
+        limit: usize,
+    ) -> Result<Vec<Entry>> {
+        let mut levels = self.reopen(dir, after).await?;
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let Some(level) = levels.last_mut() else { break };
+            let Some((name, dirent)) = level.waiting.next() else {
+                if level.ended {
+                    levels.pop();
+                } else {
+                    self.refill(level).await?;
+                }
+                continue;
+            };
+            let mut names = level.names.clone();
+            names.push(name);
+            if dirent.kind() == EntryKind::Dir {
+                levels.push(Level::new(dirent.node, names.clone(), None));
+            }
+            let whole = [self.base.names(), &names].concat();
+            found.push((TreePath::of_entry(whole), dirent));
+        }
+        self.entries(found).await
+    }
+
+    /// The open directories of a listing that has got as far as `after`. If a directory on it is
+    /// gone, the listing goes on with what follows its name.
+    async fn reopen(&self, dir: NodeId, after: &[EntryName]) -> Result<Vec<Level>> {
+        let mut levels = Vec::new();
+        let mut node = dir;
+        let mut names = Vec::new();
+        for name in after {
+            let key = schema::dirent_key(self.space, node, name);
+            let dirent = txn::get::<Dirent>(self.snapshot, &key).await?;
+            levels.push(Level::new(node, names.clone(), Some(key)));
+            names.push(name.clone());
+            match dirent {
+                Some(dirent) if dirent.value.kind() == EntryKind::Dir => node = dirent.value.node,
+                _ => return Ok(levels),
+            }
+        }
+        levels.push(Level::new(node, names, None));
+        Ok(levels)
+    }
+
+    async fn refill(&self, level: &mut Level) -> Result<()> {
+        let read = self.read(level.dir, level.after.as_deref(), LEVEL_ENTRIES).await?;
+        level.ended = read.len() < LEVEL_ENTRIES;
+        if let Some((name, _)) = read.last() {
+            level.after = Some(schema::dirent_key(self.space, level.dir, name));
+        }
+        level.waiting = read.into_iter();
+        Ok(())
+    }
+
+    /// Public forms; the statistics of all directories among them are read at once.
+    async fn entries(&self, found: Vec<(TreePath, Dirent)>) -> Result<Vec<Entry>> {
+        let keys: Vec<Bytes> = found
+            .iter()
+            .filter(|(_, dirent)| dirent.kind() == EntryKind::Dir)
+            .map(|(_, dirent)| schema::stat_key(self.space, dirent.node))
+            .collect();
+        let mut stats = self.snapshot.get_many(&keys).await?.into_iter();
+        let entries = found.into_iter().map(|(path, dirent)| match &dirent.body {
+            DirentBody::File(state) => lookup::file_entry(self.space, path, dirent.node, state),
+            DirentBody::Dir => {
+                let record = stats.next().flatten();
+                let stat = record.as_ref().and_then(|record| Merge::decode(&record.value));
+                let version = record.map(|record| record.version);
+                lookup::dir_entry(self.space, path, dirent.node, &stat.unwrap_or_default(), version)
+            }
+        });
+        Ok(entries.collect())
+    }
+}
+
+impl Level {
+    fn new(dir: NodeId, names: Vec<EntryName>, after: Option<Bytes>) -> Self {
+        Self { dir, names, after, waiting: Vec::new().into_iter(), ended: false }
+    }
+}

@@ -1,0 +1,157 @@
+//! Moves: one commit, whatever is moved and whatever is replaced.
+//!
+//! Promises (SEMANTICS, Move): the destination name stands for the old or the new node at every
+//! moment; a replaced entry is in the trash; id, revisions and etag stay; two moves that
+//! together would close a cycle cannot both commit, because each writes the authority record of
+//! a directory on the other's destination chain (TRANSACTIONS section 4, hazards N04 to N09).
+//!
+//! Not here: copies (`copy`).
+
+use larder_base::{ErrorKind, id::SpaceId, limits::TREE_DEPTH_MAX, name::TreePath};
+
+use crate::{
+    Larder,
+    access::Right,
+    caller::Caller,
+    entry::{Entry, EntryKind, SpaceRef},
+    error::{Error, Result},
+    schema::{self, Dirent, DirentBody, Location, Place, STAT_DIRS, STAT_FILES, STAT_SIZE, Space},
+    quota::delta,
+    trash,
+    tree::{
+        create::exists,
+        lookup::{self, Chain, Found},
+    },
+    txn::{Txn, transact},
+};
+
+impl Larder {
+    /// Moves or renames within a space. Answers the entry at its new place, and whether the name
+    /// was free before.
+    ///
+    /// Errors: `NotFound` for the source or the destination's directory; `AlreadyExists` without
+    /// `overwrite`; `Denied` onto itself, into itself, or over a directory that holds the source.
+    pub async fn move_entry(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        from: &TreePath,
+        to: &TreePath,
+        overwrite: bool,
+    ) -> Result<(Entry, bool)> {
+        let id = self.locate_space(caller, space).await?;
+        let ((dirent, created), revision) = transact!(self, id, |txn| {
+            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let source = lookup::resolve(&*txn.snapshot, id, &space, from).await?;
+            let place = Destination::resolve(&txn, id, &space, to).await?;
+            place.check(&source, overwrite)?;
+            let created = place.existing.is_none();
+            if let Some(existing) = &place.existing {
+                self.trash_entry(&mut txn, caller, &space, existing).await?;
+            }
+            (relocate(&mut txn, &source, &place).await?, created)
+        });
+        let entry = match &dirent.0.body {
+            DirentBody::File(state) => {
+                lookup::file_entry(id, to.clone(), dirent.0.node, state)
+            }
+            // Its statistics are not written by the move, so their version is what was read.
+            DirentBody::Dir => {
+                let snapshot = self.inner.meta.snapshot().await?;
+                debug_assert!(snapshot.revision() >= revision);
+                lookup::entry(&*snapshot, id, to.clone(), &dirent.0).await?
+            }
+        };
+        Ok((entry, created))
+    }
+}
+
+/// Where something is to be put.
+pub(crate) struct Destination {
+    pub(crate) chain: Chain,
+    pub(crate) name: larder_base::name::EntryName,
+    /// What stands there.
+    pub(crate) existing: Option<Found>,
+}
+
+impl Destination {
+    /// The place at `to`, whose directory must exist.
+    pub(crate) async fn resolve(
+        txn: &Txn,
+        id: SpaceId,
+        space: &Space,
+        to: &TreePath,
+    ) -> Result<Self> {
+        let (name, above) = to
+            .split_last()
+            .ok_or_else(|| Error::new(ErrorKind::Denied, "a root cannot be replaced"))?;
+        let chain = lookup::resolve_dir(&*txn.snapshot, id, space, above).await?;
+        let dirent = lookup::child(&*txn.snapshot, &chain, name).await?;
+        let existing =
+            dirent.map(|dirent| Found { parent: chain.clone(), name: name.clone(), dirent });
+        Ok(Self { chain, name: name.clone(), existing })
+    }
+
+    /// Whether `source` may be moved here.
+    fn check(&self, source: &Found, overwrite: bool) -> Result<()> {
+        let denied = |detail: &'static str| Err(Error::new(ErrorKind::Denied, detail));
+        let node = source.dirent.value.node;
+        if self.chain.contains(node) {
+            return denied("a directory cannot be moved into itself");
+        }
+        match &self.existing {
+            Some(existing) if existing.dirent.value.node == node => {
+                return denied("source and destination are the same");
+            }
+            Some(existing) if source.parent.contains(existing.dirent.value.node) => {
+                return denied("the destination holds the source");
+            }
+            Some(existing) if !overwrite => return Err(exists(existing.dirent.value.node)),
+            _ => {}
+        }
+        let deep = self.chain.path().len() + 1 > TREE_DEPTH_MAX / 2;
+        if deep && source.dirent.value.kind() == EntryKind::Dir {
+            return Err(Error::invalid("the destination lies too deep"));
+        }
+        Ok(())
+    }
+
+    /// Demands at the commit that the place is as it was found, and writes the entry there. What
+    /// stood there must have been put into the trash in the same transaction.
+    pub(crate) async fn put(&self, txn: &mut Txn, dirent: &Dirent) -> Result<()> {
+        self.chain.hold(txn).await?;
+        let key = schema::dirent_key(self.chain.space, self.chain.dir(), &self.name);
+        match &self.existing {
+            Some(existing) => txn.hold(key.clone(), existing.dirent.version),
+            None => txn.hold_absent(key.clone()),
+        }
+        txn.put(key, dirent);
+        Ok(())
+    }
+}
+
+/// Takes the source off its place and puts it to the destination.
+async fn relocate(txn: &mut Txn, source: &Found, place: &Destination) -> Result<(Dirent,)> {
+    let id = source.parent.space;
+    let dirent = source.dirent.value.clone();
+    source.parent.hold(txn).await?;
+    let old_key = schema::dirent_key(id, source.parent.dir(), &source.name);
+    txn.hold(old_key.clone(), source.dirent.version);
+    txn.delete(old_key);
+    let parent = place.chain.dir();
+    let (size, files, dirs) = match &dirent.body {
+        DirentBody::File(state) => {
+            let place = Place::File(parent, place.name.clone());
+            txn.put(schema::location_key(dirent.node), &Location { space: id, place });
+            (delta(state.size), 1, 0)
+        }
+        DirentBody::Dir => {
+            let stat = trash::attach(txn, id, dirent.node, parent, &place.name).await?;
+            (stat[STAT_SIZE], stat[STAT_FILES], stat[STAT_DIRS] + 1)
+        }
+    };
+    place.put(txn, &dirent).await?;
+    source.parent.add(txn, -size, -files, -dirs);
+    place.chain.add(txn, size, files, dirs);
+    Ok((dirent,))
+}

@@ -1,0 +1,272 @@
+//! One attempt at an operation: reads of one snapshot, and the transaction built from them.
+//!
+//! Every operation is `transact!`: take a snapshot, read, decide, commit; on a conflict do it
+//! all again (TRANSACTIONS §1). The macro is the only retry loop of core. Closures passed to it
+//! have no side effect but the transaction.
+//!
+//! Promises: what was read for a decision is compared at the commit where the operation says so
+//! ([`Txn::hold`]); a conflict is retried with full jitter, and after the second one alone:
+//! the space's gate keeps other commits of this process out, so that an operation on a busy
+//! directory is not starved. The gate is an optimisation; the comparison is what is exact.
+//! After [`ATTEMPTS_MAX`] attempts the caller is told `Busy`.
+//!
+//! Not here: what operations read and write (their modules).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use larder_base::{ErrorKind, Timestamp, failpoint, id::SpaceId};
+use larder_meta::{CommitError, Committed, FieldOp, Merge, Revision, Snapshot, TxnSpec, Version};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
+
+use crate::{
+    Larder,
+    error::{Error, Result},
+    schema,
+};
+
+/// Most attempts at one operation.
+const ATTEMPTS_MAX: u32 = 24;
+
+/// Attempts before an operation asks to be alone.
+const ATTEMPTS_TOGETHER: u32 = 2;
+
+/// Longest pause between two attempts, before jitter.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Runs an operation until it commits or fails: `transact!(larder, space, |txn| { … value })`.
+/// Gives the value of the body, as of the attempt that committed, and the commit's revision.
+macro_rules! transact {
+    ($larder:expr, $space:expr, |$txn:ident| $body:block) => {{
+        let mut attempts = $crate::txn::Attempts::new($space);
+        loop {
+            let mut $txn = $larder.begin(&mut attempts).await?;
+            let value = $body;
+            if let Some(revision) = $larder.commit($txn, &mut attempts).await? {
+                break (value, revision);
+            }
+        }
+    }};
+}
+pub(crate) use transact;
+
+/// What a read gave: the value and the commit that wrote it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored<T> {
+    pub(crate) value: T,
+    pub(crate) version: Version,
+}
+
+/// One attempt.
+#[derive(Debug)]
+pub(crate) struct Txn {
+    pub(crate) snapshot: Arc<dyn Snapshot>,
+    pub(crate) spec: TxnSpec,
+    /// One time for everything that this commit writes.
+    pub(crate) now: Timestamp,
+}
+
+impl Txn {
+    pub(crate) fn new(snapshot: Arc<dyn Snapshot>, now: Timestamp) -> Self {
+        Self { snapshot, spec: TxnSpec::default(), now }
+    }
+
+    /// Reads a record.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<Stored<T>>> {
+        get(&*self.snapshot, key).await
+    }
+
+    /// Reads a blob.
+    pub(crate) async fn get_blob(&self, key: &[u8]) -> Result<Option<Stored<schema::Blob>>> {
+        match self.snapshot.get(key).await? {
+            None => Ok(None),
+            Some(record) => Ok(Some(Stored {
+                value: schema::decode_blob(key, &record.value)?,
+                version: record.version,
+            })),
+        }
+    }
+
+    /// Demands that a record that was read is still the same at the commit.
+    pub(crate) fn hold(&mut self, key: Bytes, version: Version) {
+        if !self.spec.compare.iter().any(|compare| compare.key == key) {
+            self.spec.expect_version(key, version);
+        }
+    }
+
+    /// Demands that there is still no record at the commit.
+    pub(crate) fn hold_absent(&mut self, key: Bytes) {
+        self.spec.expect_absent(key);
+    }
+
+    pub(crate) fn put<T: Serialize>(&mut self, key: Bytes, value: &T) {
+        self.spec.put.push((key, schema::encode(value)));
+    }
+
+    pub(crate) fn put_blob(&mut self, key: Bytes, blob: &schema::Blob) {
+        self.spec.put.push((key, schema::encode_blob(blob)));
+    }
+
+    pub(crate) fn delete(&mut self, key: Bytes) {
+        self.spec.delete.push(key);
+    }
+
+    /// Adds to counters; a second addition to the same record joins the first.
+    pub(crate) fn add(&mut self, key: Bytes, fields: [FieldOp; 4]) {
+        match self.spec.merge.iter_mut().find(|merge| merge.key == key) {
+            None => self.spec.merge.push(Merge { key, fields, bounds: Vec::new() }),
+            Some(merge) => {
+                for (old, new) in merge.fields.iter_mut().zip(fields) {
+                    *old = match (*old, new) {
+                        (op, FieldOp::Keep) | (FieldOp::Keep, op) => op,
+                        (FieldOp::Add(a), FieldOp::Add(b)) => FieldOp::Add(a.saturating_add(b)),
+                        (FieldOp::Max(a), FieldOp::Max(b)) => FieldOp::Max(a.max(b)),
+                        // No counter is both summed and held at its maximum.
+                        (_, op) => op,
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Reads a record of a snapshot.
+pub(crate) async fn get<T: DeserializeOwned>(
+    snapshot: &dyn Snapshot,
+    key: &[u8],
+) -> Result<Option<Stored<T>>> {
+    match snapshot.get(key).await? {
+        None => Ok(None),
+        Some(record) => Ok(Some(Stored {
+            value: schema::decode(key, &record.value)?,
+            version: record.version,
+        })),
+    }
+}
+
+/// Reads counters of a snapshot; absent ones are zeros.
+pub(crate) async fn counters(
+    snapshot: &dyn Snapshot,
+    key: &[u8],
+) -> Result<([i64; 4], Option<Version>)> {
+    match snapshot.get(key).await? {
+        None => Ok(([0; 4], None)),
+        Some(record) => {
+            let counters = Merge::decode(&record.value).ok_or_else(|| {
+                let key = Bytes::copy_from_slice(key);
+                let detail = format!("record {} holds no counters", key.escape_ascii());
+                Error::new(ErrorKind::Corrupt, detail)
+            })?;
+            Ok((counters, Some(record.version)))
+        }
+    }
+}
+
+/// A page of records under `prefix`, after the key `after`.
+pub(crate) async fn page(
+    snapshot: &dyn Snapshot,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<(Bytes, larder_meta::Record)>> {
+    let end = larder_meta::store::prefix_end(prefix)
+        .ok_or_else(|| Error::internal("prefix without an end"))?;
+    let start = match after {
+        None => prefix.to_vec(),
+        Some(key) => [key, &[0]].concat(),
+    };
+    Ok(snapshot.scan(&start, &end, limit).await?)
+}
+
+/// Gates of spaces, striped: commits hold one shared, an operation that must be alone holds it
+/// exclusively over its whole attempt.
+#[derive(Debug)]
+pub(crate) struct Gates([Arc<RwLock<()>>; 64]);
+
+impl Default for Gates {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Arc::default()))
+    }
+}
+
+impl Gates {
+    fn of(&self, space: SpaceId) -> &Arc<RwLock<()>> {
+        let [.., last] = *space.as_bytes();
+        &self.0[usize::from(last) % self.0.len()]
+    }
+}
+
+/// The attempts at one operation so far.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    space: Option<SpaceId>,
+    made: u32,
+    alone: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+impl Attempts {
+    pub(crate) fn new(space: impl Into<Option<SpaceId>>) -> Self {
+        Self { space: space.into(), made: 0, alone: None }
+    }
+}
+
+impl Larder {
+    /// Starts an attempt.
+    pub(crate) async fn begin(&self, attempts: &mut Attempts) -> Result<Txn> {
+        if attempts.made > 0 {
+            let wait = PAUSE_MAX.min(Duration::from_micros(200 << attempts.made.min(16)));
+            let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+            match attempts.space {
+                // Waiting in the gate's queue is the pause.
+                Some(space) if attempts.made >= ATTEMPTS_TOGETHER => {
+                    if attempts.alone.is_none() {
+                        let gate = Arc::clone(self.inner.gates.of(space));
+                        attempts.alone = Some(gate.write_owned().await);
+                    }
+                }
+                _ => {
+                    let jitter = self.inner.env.random_below(micros);
+                    self.inner.env.sleep(Duration::from_micros(jitter)).await;
+                }
+            }
+        }
+        attempts.made += 1;
+        Ok(Txn::new(self.inner.meta.snapshot().await?, self.inner.env.now()))
+    }
+
+    /// Commits an attempt. `None` means that it must be made again.
+    pub(crate) async fn commit(
+        &self,
+        txn: Txn,
+        attempts: &mut Attempts,
+    ) -> Result<Option<Revision>> {
+        let Txn { mut spec, snapshot, .. } = txn;
+        drop(snapshot);
+        spec.fence = Some(self.inner.incarnation);
+        failpoint::reach("commit.before");
+        let together = match attempts.space {
+            Some(space) if attempts.alone.is_none() => Some(self.inner.gates.of(space).read().await),
+            _ => None,
+        };
+        let result = self.inner.meta.commit(spec).await;
+        drop(together);
+        match result {
+            Ok(Committed::Now(revision)) => {
+                failpoint::reach("commit.after");
+                Ok(Some(revision))
+            }
+            Ok(Committed::Before(_)) => Err(Error::internal("commit repeated without a name")),
+            Err(CommitError::Conflict(_)) if attempts.made < ATTEMPTS_MAX => {
+                self.inner.metrics.conflicts.add(1);
+                Ok(None)
+            }
+            Err(error @ CommitError::Conflict(_)) => Err(Error::new(
+                ErrorKind::Busy,
+                "others changed the same things at once, too often: try again",
+            )
+            .with_source(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! Uploads: bytes first, then one commit that makes them a revision.
+//!
+//! Promises (SEMANTICS, Upload): I-UPL-1 a body that is cut off, too long, too short or has a
+//! wrong digest has no effect; I-UPL-2 of k unconditional uploads to one path each is kept as a
+//! revision of one node, in commit order; I-UPL-3 of k conditional ones at most one wins: the
+//! conditions are judged on the state that the commit replaces.
+//!
+//! Order: chunk syncs, then the commit's sync, then the answer. No lock is held while bytes move.
+//! Crash: before the commit nothing is visible, and the chunks are collected; after it, all is.
+//! Cancel: dropping an [`Upload`] aborts it. [`Upload::commit`] of an upload with chunks goes on
+//! in a task of its own when it is dropped, so that their fate is always decided by the commit.
+//!
+//! Not here: resumable sessions, which will end in the same commit.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder_base::{
+    ErrorKind, Outcome,
+    id::{NodeId, SpaceId},
+    name::{EntryName, TreePath},
+};
+
+use crate::{
+    Larder,
+    access::Right,
+    blob::{
+        References,
+        write::{BlobWriter, Finished},
+    },
+    caller::Caller,
+    entry::{Conditions, Entry, EtagSet, SpaceRef, UploadOptions, Written},
+    error::{Error, Result},
+    quota::{self, Reservation, delta},
+    schema::{
+        self, Blob, BlobState, Content, Dirent, DirentBody, FileState, Location, Origin, Place,
+        Space,
+    },
+    tree::{
+        create::OpenPlace,
+        lookup::{self, Chain},
+    },
+    txn::{self, Stored, Txn, transact},
+};
+
+/// MIME type of content that came without one.
+const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
+
+/// Longest MIME type, in bytes.
+const CONTENT_TYPE_BYTES_MAX: usize = 255;
+
+/// A file on its way in.
+#[derive(Debug)]
+pub struct Upload {
+    larder: Larder,
+    place: Destination,
+    options: UploadOptions,
+    content_type: Arc<str>,
+    writer: BlobWriter,
+    reservation: Option<Reservation>,
+    /// Size of the file that is replaced, as it was at the start.
+    replaces_bytes: u64,
+}
+
+/// Where an upload goes.
+#[derive(Clone, Debug)]
+struct Destination {
+    caller: Caller,
+    space: SpaceId,
+    path: TreePath,
+    name: EntryName,
+    /// The parent that the path named when a large upload began; a small one resolves its path
+    /// at the commit, which is the same moment.
+    parent: Option<NodeId>,
+}
+
+impl Larder {
+    /// Begins an upload to a path; its commit makes the file, or a revision of it.
+    ///
+    /// Errors, here or at the commit: `NotFound` for the space or the parent, `WrongType` if a
+    /// directory has the name, `Precondition`, `QuotaExceeded`, `DiskFull`, `Denied`.
+    pub async fn open_upload(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+        options: UploadOptions,
+    ) -> Result<Upload> {
+        let (name, _) = path
+            .split_last()
+            .ok_or_else(|| Error::new(ErrorKind::WrongType, "the root is a directory"))?;
+        let content_type = content_type(options.content_type.as_deref())?;
+        let id = self.locate_space(caller, space).await?;
+        let mut place = Destination {
+            caller: caller.clone(),
+            space: id,
+            path: path.clone(),
+            name: name.clone(),
+            parent: None,
+        };
+        let mut upload = Upload {
+            larder: self.clone(),
+            writer: BlobWriter::new(self, larder_chunk::placement::Placement::SINGLE, None),
+            content_type,
+            reservation: None,
+            replaces_bytes: 0,
+            options,
+            place: place.clone(),
+        };
+        // A small body is here before a refusal could save anything.
+        let inline_max = self.inner.inline_bytes_max as u64;
+        if upload.options.length.is_some_and(|length| length <= inline_max) {
+            let placement = larder_chunk::placement::Placement::SINGLE;
+            upload.writer = BlobWriter::new(self, placement, upload.options.length);
+            return Ok(upload);
+        }
+        let txn = Txn::new(self.inner.meta.snapshot().await?, self.inner.env.now());
+        let space = self.read_space(&*txn.snapshot, caller, id, Right::Write).await?.value;
+        let found = self.open_place(&txn, &place, &space, upload.options.parents).await?;
+        let current = current_file(&txn, &found, name).await?;
+        check_conditions(&upload.options.conditions, current.as_ref())?;
+        if found.missing.is_empty() {
+            place.parent = Some(found.chain.dir());
+        }
+        upload.replaces_bytes = current.map_or(0, |(_, state)| state.value.size);
+        let more = upload.options.length.unwrap_or(0).saturating_sub(upload.replaces_bytes);
+        upload.reservation = Some(self.reserve(id, &space, more).await?);
+        upload.writer = BlobWriter::new(self, space.policy.placement, upload.options.length);
+        upload.place = place;
+        Ok(upload)
+    }
+
+    /// The directory that an upload goes to, as a snapshot has it.
+    async fn open_place(
+        &self,
+        txn: &Txn,
+        place: &Destination,
+        space: &Space,
+        parents: bool,
+    ) -> Result<OpenPlace> {
+        if let Some(parent) = place.parent {
+            let chain = lookup::chain_of(&*txn.snapshot, place.space, space, parent).await?;
+            return Ok(OpenPlace { chain, missing: Vec::new() });
+        }
+        let (_, above) = place.path.split_last().ok_or_else(|| Error::internal("no name"))?;
+        self.open_parent(txn, place.space, space, above, parents).await
+    }
+}
+
+impl Upload {
+    /// Takes the next bytes of the body. After an error the upload can only be dropped.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let size = self.writer.size() + bytes.len() as u64;
+        match self.options.length {
+            Some(length) if size > length => {
+                let detail = format!("the body is longer than the {length} bytes declared");
+                return Err(Error::invalid(detail));
+            }
+            Some(_) => {}
+            None => {
+                // Unknown length: reserve as the bytes come (hazard Q02).
+                if let Some(reservation) = &mut self.reservation {
+                    let more = size
+                        .saturating_sub(self.replaces_bytes)
+                        .saturating_sub(reservation.bytes());
+                    self.larder.extend_reservation(reservation, more).await?;
+                }
+            }
+        }
+        self.writer.write(bytes).await
+    }
+
+    /// Makes the bytes a revision, durably.
+    pub async fn commit(self) -> Result<Written> {
+        let Self { larder, place, options, content_type, writer, reservation, .. } = self;
+        let result = async {
+            if options.length.is_some_and(|length| length != writer.size()) {
+                let detail = format!(
+                    "the body has {} bytes, not the {} declared",
+                    writer.size(),
+                    options.length.unwrap_or(0)
+                );
+                return Err(Error::invalid(detail));
+            }
+            let finished = writer.finish().await?;
+            let commit = Commit { place, options, content_type, finished, reservation };
+            if commit.finished.staged.is_none() {
+                return commit.run(&larder).await;
+            }
+            let owned = larder.clone();
+            let task =
+                larder.inner.env.spawn("commit upload", async move { commit.run(&owned).await });
+            task.await.map_err(|error| {
+                Error::internal("the commit stopped").with_source(error).of_unknown_outcome()
+            })?
+        }
+        .await;
+        let metrics = &larder.inner.metrics;
+        match &result {
+            Ok(written) => {
+                metrics.uploads.add(1);
+                metrics.uploaded_bytes.add(written.entry.size);
+            }
+            Err(_) => metrics.uploads_refused.add(1),
+        }
+        result
+    }
+}
+
+/// A body that waits for its commit.
+struct Commit {
+    place: Destination,
+    options: UploadOptions,
+    content_type: Arc<str>,
+    finished: Finished,
+    reservation: Option<Reservation>,
+}
+
+impl Commit {
+    async fn run(mut self, larder: &Larder) -> Result<Written> {
+        let result = self.attempt(larder).await;
+        let Some(mut staged) = self.finished.staged.take() else { return result };
+        match &result {
+            Ok(_) => staged.leaks = false,
+            Err(error) if error.outcome() == Outcome::NotApplied => {
+                if let Content::Chunks(chunks) = &self.finished.content {
+                    staged.leaks = !discard(larder, chunks).await;
+                }
+            }
+            // The record will say, once it can be read; until then nothing is destroyed.
+            Err(_) => {}
+        }
+        result
+    }
+
+    async fn attempt(&mut self, larder: &Larder) -> Result<Written> {
+        if let Some(declared) = self.options.sha256
+            && declared != self.finished.sha256
+        {
+            return Err(Error::invalid("the body does not have the digest declared"));
+        }
+        let id = self.place.space;
+        let mut window = None;
+        let (written, _) = transact!(larder, id, |txn| {
+            let caller = &self.place.caller;
+            let space = larder.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let parents = self.options.parents;
+            let place = larder.open_place(&txn, &self.place, &space, parents).await?;
+            let current = current_file(&txn, &place, &self.place.name).await?;
+            check_conditions(&self.options.conditions, current.as_ref())?;
+            if space.limits.live.is_some() {
+                let replaced = current.as_ref().map_or(0, |(_, state)| state.value.size);
+                let more = self.finished.size.saturating_sub(replaced);
+                drop(window.take());
+                window = self.ensure_reserved(larder, &space, more).await?;
+            }
+            match current {
+                Some((node, state)) => {
+                    place.chain.hold(&mut txn).await?;
+                    self.overwrite(&mut txn, &space, &place.chain, node, state).await?
+                }
+                None => self.create(larder, &mut txn, &space, &place).await?,
+            }
+        });
+        // The reservation ends inside its window, so that no refusal counts these bytes twice.
+        self.reservation = None;
+        drop(window);
+        Ok(written)
+    }
+
+    async fn ensure_reserved(
+        &mut self,
+        larder: &Larder,
+        space: &Space,
+        bytes: u64,
+    ) -> Result<Option<tokio::sync::OwnedRwLockReadGuard<()>>> {
+        match &mut self.reservation {
+            Some(reservation) => {
+                let more = bytes.saturating_sub(reservation.bytes());
+                larder.extend_reservation(reservation, more).await?;
+            }
+            None => {
+                let reservation = larder.reserve(self.place.space, space, bytes).await?;
+                self.reservation = Some(reservation);
+            }
+        }
+        match &self.reservation {
+            Some(reservation) => Ok(reservation.commit_window().await),
+            None => Ok(None),
+        }
+    }
+
+    /// The blob record of this body, with its first reference.
+    fn put_blob(&self, txn: &mut Txn) {
+        let Finished { id, size, content, .. } = &self.finished;
+        let key = schema::blob_key(*id);
+        let blob = Blob {
+            state: BlobState::Committed,
+            size: *size,
+            refs: 1,
+            content: content.clone(),
+        };
+        txn.put_blob(key, &blob);
+    }
+
+    fn state(&self, txn: &Txn) -> FileState {
+        FileState {
+            revision: 1,
+            size: self.finished.size,
+            blob: self.finished.id,
+            sha256: Some(self.finished.sha256),
+            content_type: Arc::clone(&self.content_type),
+            modified: txn.now,
+            author: Arc::clone(&self.place.caller.name),
+            origin: Origin::Upload,
+            older: 0,
+            older_bytes: 0,
+        }
+    }
+
+    async fn create(
+        &self,
+        larder: &Larder,
+        txn: &mut Txn,
+        space: &Space,
+        place: &OpenPlace,
+    ) -> Result<Written> {
+        let state = self.state(txn);
+        let made = larder.make_missing(txn, place).await?;
+        for dir in &made {
+            add_file_stat(txn, self.place.space, *dir, state.size);
+        }
+        let parent = made.last().copied().unwrap_or(place.chain.dir());
+        let node = NodeId::new(&larder.inner.env);
+        let name = &self.place.name;
+        place.chain.add(txn, delta(state.size), 1, 0);
+        quota::charge(txn, self.place.space, space.limits.live, delta(state.size), 0);
+        put_new_file(txn, self.place.space, parent, name, node, &state);
+        self.put_blob(txn);
+        Ok(self.written(&place_path(place, name), node, &state, true))
+    }
+
+    async fn overwrite(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        chain: &Chain,
+        node: NodeId,
+        current: Stored<FileState>,
+    ) -> Result<Written> {
+        let mut references = References::default();
+        let state = self.state(txn);
+        let dirent = Replaced { chain, name: &self.place.name, node, version: current.version };
+        let state = supersede(txn, space, &dirent, &current.value, state, &mut references).await?;
+        references.apply(txn).await?;
+        self.put_blob(txn);
+        Ok(self.written(&chain.join(&self.place.name), node, &state, false))
+    }
+
+    fn written(&self, path: &TreePath, node: NodeId, state: &FileState, created: bool) -> Written {
+        let entry: Entry = lookup::file_entry(self.place.space, path.clone(), node, state);
+        Written { entry, created, durability: (1, 1) }
+    }
+}
+
+/// The path of a name in a place whose missing directories have been made.
+fn place_path(place: &OpenPlace, name: &EntryName) -> TreePath {
+    let names = [place.chain.path(), &place.missing, std::slice::from_ref(name)].concat();
+    TreePath::of_entry(names)
+}
+
+/// Deletes chunks that a refused commit has left; answers whether all of them are gone.
+async fn discard(larder: &Larder, chunks: &[schema::ChunkRef]) -> bool {
+    let mut gone = true;
+    for chunk in chunks {
+        let deleted = match larder.inner.stores.holding(chunk) {
+            Ok(store) => store.delete(chunk.id).await.is_ok(),
+            Err(_) => false,
+        };
+        gone &= deleted;
+    }
+    gone
+}
+
+/// Counts a new file in a directory that the same transaction makes.
+fn add_file_stat(txn: &mut Txn, space: SpaceId, dir: NodeId, size: u64) {
+    use larder_meta::FieldOp;
+    let fields = [
+        FieldOp::Add(delta(size)),
+        FieldOp::Add(1),
+        FieldOp::Keep,
+        FieldOp::Max(txn.now.millis()),
+    ];
+    txn.add(schema::stat_key(space, dir), fields);
+}
+
+/// Writes the records of a new file, its blob excepted; the name must be free.
+pub(crate) fn put_new_file(
+    txn: &mut Txn,
+    space: SpaceId,
+    parent: NodeId,
+    name: &EntryName,
+    node: NodeId,
+    state: &FileState,
+) {
+    let key = schema::dirent_key(space, parent, name);
+    txn.hold_absent(key.clone());
+    txn.put(key, &Dirent { node, body: DirentBody::File(state.clone()) });
+    let place = Place::File(parent, name.clone());
+    txn.put(schema::location_key(node), &Location { space, place });
+}
+
+/// The file at `name`, if there is one. A directory there is an error.
+async fn current_file(
+    txn: &Txn,
+    place: &OpenPlace,
+    name: &EntryName,
+) -> Result<Option<(NodeId, Stored<FileState>)>> {
+    if !place.missing.is_empty() {
+        return Ok(None);
+    }
+    match lookup::child(&*txn.snapshot, &place.chain, name).await? {
+        None => Ok(None),
+        Some(Stored { value, version }) => match value.body {
+            DirentBody::File(state) => {
+                Ok(Some((value.node, Stored { value: state, version })))
+            }
+            DirentBody::Dir => {
+                let detail = format!("`{name}` is a directory");
+                Err(Error::new(ErrorKind::WrongType, detail).with_existing(value.node))
+            }
+        },
+    }
+}
+
+/// Judges conditions on the file that a commit is about to replace.
+fn check_conditions(
+    conditions: &Conditions,
+    current: Option<&(NodeId, Stored<FileState>)>,
+) -> Result<()> {
+    if conditions.is_empty() {
+        return Ok(());
+    }
+    let state = current.map(|(node, state)| {
+        (state.value.etag(*node).to_string(), state.value.modified)
+    });
+    conditions.check(state.as_ref().map(|(etag, modified)| (etag.as_str(), *modified)))
+}
+
+impl Conditions {
+    /// Judges the conditions on an etag and a time of last change; `None` is nothing there.
+    pub(crate) fn check(
+        &self,
+        current: Option<(&str, larder_base::Timestamp)>,
+    ) -> Result<()> {
+        let matches = |set: &EtagSet| match (set, current) {
+            (_, None) => false,
+            (EtagSet::Any, Some(_)) => true,
+            (EtagSet::These(tags), Some((etag, _))) => tags.iter().any(|tag| tag == etag),
+        };
+        let fails = |detail: &'static str| Err(Error::new(ErrorKind::Precondition, detail));
+        if self.if_match.as_ref().is_some_and(|set| !matches(set)) {
+            return fails("the current etag is not the one demanded");
+        }
+        if self.if_none_match.as_ref().is_some_and(matches) {
+            return fails("there is such an entry already");
+        }
+        if let (Some(since), Some((_, modified))) = (self.if_unmodified_since, current)
+            && modified.millis().div_euclid(1000) > since.millis().div_euclid(1000)
+        {
+            return fails("the content has changed since");
+        }
+        Ok(())
+    }
+}
+
+/// A file whose current revision a transaction replaces.
+pub(crate) struct Replaced<'a> {
+    pub(crate) chain: &'a Chain,
+    pub(crate) name: &'a EntryName,
+    pub(crate) node: NodeId,
+    /// Version of its directory entry.
+    pub(crate) version: larder_meta::Version,
+}
+
+/// Makes `next` the current revision of a file and keeps the one before as the policy says:
+/// the numbers of revisions go up by one in the order of commits. Answers the state written.
+pub(crate) async fn supersede(
+    txn: &mut Txn,
+    space: &Space,
+    file: &Replaced<'_>,
+    current: &FileState,
+    mut next: FileState,
+    references: &mut References,
+) -> Result<FileState> {
+    let id = file.chain.space;
+    next.revision = current.revision + 1;
+    next.older = current.older;
+    next.older_bytes = current.older_bytes;
+    let mut retained = 0;
+    let keep = space.policy.versions_keep;
+    if keep == Some(0) {
+        references.release(current.blob);
+    } else {
+        let kept = FileState { older: 0, older_bytes: 0, ..current.clone() };
+        txn.put(schema::revision_key(id, file.node, current.revision), &kept);
+        next.older += 1;
+        next.older_bytes += current.size;
+        retained += delta(current.size);
+        if keep.is_some_and(|keep| next.older > keep)
+            && let Some(oldest) = oldest_revision(txn, id, file.node).await?
+        {
+            references.release(oldest.blob);
+            txn.delete(schema::revision_key(id, file.node, oldest.revision));
+            next.older -= 1;
+            next.older_bytes = next.older_bytes.saturating_sub(oldest.size);
+            retained -= delta(oldest.size);
+        }
+    }
+    let grows = delta(next.size) - delta(current.size);
+    quota::charge(txn, id, space.limits.live, grows, retained);
+    file.chain.add(txn, grows, 0, 0);
+    let key = schema::dirent_key(id, file.chain.dir(), file.name);
+    txn.hold(key.clone(), file.version);
+    txn.put(key, &Dirent { node: file.node, body: DirentBody::File(next.clone()) });
+    Ok(next)
+}
+
+async fn oldest_revision(txn: &Txn, space: SpaceId, node: NodeId) -> Result<Option<FileState>> {
+    let prefix = schema::revisions_prefix(space, node);
+    let oldest = txn::page(&*txn.snapshot, &prefix, None, 1).await?;
+    oldest.first().map(|(key, record)| schema::decode(key, &record.value)).transpose()
+}
+
+/// A MIME type as it is stored: checked for what a header may carry.
+fn content_type(text: Option<&str>) -> Result<Arc<str>> {
+    let text = text.unwrap_or(CONTENT_TYPE_DEFAULT);
+    let plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if text.is_empty() || text.len() > CONTENT_TYPE_BYTES_MAX || !plain {
+        return Err(Error::invalid("the content type is not one"));
+    }
+    Ok(text.into())
+}

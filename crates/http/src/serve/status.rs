@@ -1,0 +1,94 @@
+//! What a server is doing right now, for `/ready`, `/metrics` and those who wait for its end.
+//!
+//! Not here: requests by route (each door counts its own).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use tokio::sync::Notify;
+
+/// Shared numbers of all listeners of a process. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Status(Arc<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    draining: AtomicBool,
+    open: AtomicUsize,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    panicked: AtomicU64,
+    closed: Notify,
+}
+
+impl Status {
+    /// Whether the server is going away: it finishes what it has and takes nothing new.
+    pub fn draining(&self) -> bool {
+        self.0.draining.load(Relaxed)
+    }
+
+    /// Says that the server is going away, before it closes its listeners.
+    pub fn set_draining(&self) {
+        self.0.draining.store(true, Relaxed);
+    }
+
+    /// Connections that are open.
+    pub fn open(&self) -> usize {
+        self.0.open.load(Relaxed)
+    }
+
+    /// Connections taken since the start.
+    pub fn accepted(&self) -> u64 {
+        self.0.accepted.load(Relaxed)
+    }
+
+    /// Connections turned away because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+
+    /// Requests whose handler panicked: each one is a defect.
+    pub fn panicked(&self) -> u64 {
+        self.0.panicked.load(Relaxed)
+    }
+
+    pub(super) fn count_panic(&self) {
+        self.0.panicked.fetch_add(1, Relaxed);
+    }
+
+    /// Takes one of `max` places, or counts a refusal.
+    pub(super) fn take(&self, max: usize) -> Option<Place> {
+        let free = |open: usize| (open < max).then_some(open + 1);
+        if self.0.open.fetch_update(Relaxed, Relaxed, free).is_err() {
+            self.0.refused.fetch_add(1, Relaxed);
+            return None;
+        }
+        self.0.accepted.fetch_add(1, Relaxed);
+        Some(Place(self.clone()))
+    }
+
+    /// Waits until no connection is open.
+    pub(super) async fn closed(&self) {
+        loop {
+            let changed = self.0.closed.notified();
+            if self.open() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// The place of one open connection; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place(Status);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.0.open.fetch_sub(1, Relaxed) == 1 {
+            self.0.0.closed.notify_waiters();
+        }
+    }
+}

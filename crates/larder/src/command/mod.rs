@@ -1,0 +1,248 @@
+//! What the verbs do, one module for each group of them.
+//!
+//! Promises: exit code 0 ok, 1 failure, 2 usage, 3 not found, 4 denied, 5 conflict, 6 quota, 130
+//! after an interrupt, 143 after a termination; one line on standard error says why; a verb that
+//! is interrupted leaves no partial local file.
+//!
+//! Not here: the command line (`args`), calls to the server (`client`), `larder serve` itself
+//! (`serve`).
+
+mod admin;
+mod entries;
+mod get;
+mod login;
+mod path;
+mod prompt;
+mod put;
+mod settings;
+mod spaces;
+#[cfg(test)]
+mod tests;
+mod trash;
+mod users;
+mod walk;
+
+use std::{process::ExitCode, time::Duration};
+
+use larder_base::Env;
+use serde_json::json;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    args::{Cli, ServeArgs, Verb},
+    bench::{BenchArgs, SharedFlags},
+    client::{
+        Client,
+        error::{Cause, ClientError, Result},
+        target::{Credentials, Environment, Target, given_credentials},
+    },
+    config::value::LogFormat,
+    output::Output,
+    serve, telemetry,
+};
+
+/// Connections of verbs that do one thing after the other.
+const CONNECTIONS: usize = 2;
+/// How long threads that still read or write local files may take to notice the end.
+const GRACE: Duration = Duration::from_secs(2);
+/// Exit code after a signal, to which its number is added, as shells have it.
+const SIGNALLED: u8 = 128;
+
+/// What a client verb works with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The server.
+    pub(crate) client: Client,
+    /// Where to print.
+    pub(crate) out: Output,
+}
+
+/// Runs the verb; the answer is the exit code of the process.
+pub(crate) fn run(cli: &Cli, environment: &Environment) -> ExitCode {
+    let out = Output::new(name_of(&cli.verb), &cli.global, environment);
+    match dispatch(cli, environment, &out).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            if !matches!(error.cause, Cause::Reported(..)) {
+                out.error(&error);
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, environment: &Environment, out: &Output) -> Result<()> {
+    match &cli.verb {
+        Verb::Serve(args) => serve(args, environment),
+        Verb::Bench(args) => bench(args, cli, environment),
+        Verb::Config(verb) => settings::run(out, environment, verb),
+        Verb::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            if out.is_json() {
+                out.object(&json!({ "name": "larder", "version": version }))
+            } else {
+                out.line(format_args!("larder {version}"))
+            }
+        }
+        _ => client_verb(cli, environment),
+    }
+}
+
+fn serve(args: &ServeArgs, environment: &Environment) -> Result<()> {
+    let failed = |error: anyhow::Error| ClientError::found(format!("{error:#}"));
+    let config = settings::load(args, environment)?;
+    let filter = environment.get("RUST_LOG").filter(|filter| !filter.is_empty());
+    telemetry::start(filter.unwrap_or(&config.log_level), config.log_format).map_err(failed)?;
+    let mut builder = Builder::new_multi_thread();
+    if let Some(workers) = config.http_workers {
+        builder.worker_threads(workers);
+    }
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::stream(error).about("start the runtime"))?;
+    runtime.block_on(serve::run(config)).map_err(failed)
+}
+
+/// Runs the load generator, which has threads of its own and heeds interrupts itself.
+fn bench(args: &BenchArgs, cli: &Cli, environment: &Environment) -> Result<()> {
+    let given = given_credentials(&cli.global, environment)?;
+    let header = given.into_credentials(Credentials::None)?.header()?;
+    let shared = SharedFlags {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+        authorization: header.and_then(|header| header.to_str().ok().map(str::to_owned)),
+    };
+    let args = args.clone().with_shared(shared).resolve();
+    let args = args.map_err(|error| ClientError::usage(format!("{error:#}")))?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::stream(error).about("start the runtime"))?;
+    let done = runtime.block_on(crate::bench::run(args));
+    done.map_err(|error| ClientError::found(format!("{error:#}")))
+}
+
+/// Runs a verb that talks to a server, on this thread.
+fn client_verb(cli: &Cli, environment: &Environment) -> Result<()> {
+    if let Some(filter) = environment.get("RUST_LOG").filter(|filter| !filter.is_empty()) {
+        telemetry::start(filter, LogFormat::Auto)
+            .map_err(|error| ClientError::usage(format!("{error:#}")))?;
+    }
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::stream(error).about("start the runtime"))?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = talk(cli, environment) => done,
+            signal = stopped() => Err(ClientError::reported(1, SIGNALLED + signal)),
+        }
+    });
+    // A thread may hang in a read of standard input: it must not keep the process.
+    runtime.shutdown_timeout(GRACE);
+    done
+}
+
+/// Waits for an interrupt (2) or a termination (15).
+async fn stopped() -> u8 {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => 2,
+        _ = terminated.recv() => 15,
+    }
+}
+
+async fn talk(cli: &Cli, environment: &Environment) -> Result<()> {
+    let out = Output::new(name_of(&cli.verb), &cli.global, environment);
+    if let Verb::Login(args) = &cli.verb {
+        login::run(&out, &cli.global, environment, args).await?;
+        return out.flush();
+    }
+    let target = Target::choose(&cli.global, environment)?;
+    let client = Client::new(Env::system(), target, connections(&cli.verb), cli.global.timeout)?;
+    let context = Context { client, out };
+    let done = perform(&context, &cli.verb).await;
+    // What has been printed before an error counts too.
+    context.out.flush()?;
+    done
+}
+
+async fn perform(context: &Context, verb: &Verb) -> Result<()> {
+    match verb {
+        Verb::Check => admin::check(context).await,
+        Verb::Gc => admin::gc(context).await,
+        Verb::Put(args) => put::run(context, args).await,
+        Verb::Get(args) => get::run(context, args).await,
+        Verb::Cat(args) => get::cat(context, args).await,
+        Verb::Ls(args) => entries::ls(context, args).await,
+        Verb::Stat(args) => entries::stat(context, args).await,
+        Verb::Mkdir(args) => entries::mkdir(context, args).await,
+        Verb::Mv(args) => entries::relocate(context, "move", args).await,
+        Verb::Cp(args) => entries::relocate(context, "copy", args).await,
+        Verb::Rm(args) => entries::rm(context, args).await,
+        Verb::Trash(verb) => trash::trash(context, verb).await,
+        Verb::Revisions(verb) => trash::revisions(context, verb).await,
+        Verb::Users(verb) => users::users(context, verb).await,
+        Verb::Keys(verb) => users::keys(context, verb).await,
+        Verb::Spaces(verb) => spaces::run(context, verb).await,
+        // They do not talk to a server, or not as others do.
+        Verb::Serve(_) | Verb::Bench(_) | Verb::Login(_) | Verb::Config(_) | Verb::Version => {
+            Ok(())
+        }
+    }
+}
+
+fn connections(verb: &Verb) -> usize {
+    match verb {
+        Verb::Put(args) => usize::from(args.parallel.parallel) + 1,
+        // One more for listing while files arrive.
+        Verb::Get(args) => usize::from(args.parallel.parallel) + 1,
+        _ => CONNECTIONS,
+    }
+}
+
+fn name_of(verb: &Verb) -> &'static str {
+    match verb {
+        Verb::Serve(_) => "serve",
+        Verb::Check => "check",
+        Verb::Gc => "gc",
+        Verb::Bench(_) => "bench",
+        Verb::Login(_) => "login",
+        Verb::Put(_) => "put",
+        Verb::Get(_) => "get",
+        Verb::Cat(_) => "cat",
+        Verb::Ls(_) => "ls",
+        Verb::Stat(_) => "stat",
+        Verb::Mkdir(_) => "mkdir",
+        Verb::Mv(_) => "mv",
+        Verb::Cp(_) => "cp",
+        Verb::Rm(_) => "rm",
+        Verb::Trash(_) => "trash",
+        Verb::Revisions(_) => "revisions",
+        Verb::Users(_) => "users",
+        Verb::Keys(_) => "keys",
+        Verb::Spaces(_) => "spaces",
+        Verb::Config(_) => "config",
+        Verb::Version => "version",
+    }
+}
+
+/// Prints all pages of a listing.
+async fn list_all(context: &Context, path: &str, columns: &[&str]) -> Result<()> {
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = context.client.page(path, cursor.as_deref()).await?;
+        context.out.table(columns, &page.entries)?;
+        cursor = page.cursor;
+        if cursor.is_none() {
+            return Ok(());
+        }
+    }
+}

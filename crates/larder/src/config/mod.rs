@@ -1,0 +1,341 @@
+//! The settings of a server: every key is declared and documented once, in the table below.
+//!
+//! Promises: a [`Config`] has been checked as a whole; a key that is not in the table is an
+//! error wherever it comes from; a secret is never shown. `docs/config.md` is printed from the
+//! same table (`larder config docs`).
+//!
+//! Not here: where texts come from and which of them wins ([`load`]), how each kind of value is
+//! written ([`value`]), the settings of the client verbs (`client::target`).
+
+pub(crate) mod load;
+pub(crate) mod secret;
+pub(crate) mod value;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use load::{Problems, Source, Values};
+use secret::Secret;
+use value::{LogFormat, Setting, Size};
+
+/// Shortest root password that is accepted.
+const PASSWORD_CHARS_MIN: usize = 8;
+
+/// What is known about a setting besides its value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// `section.key`, as in the file.
+    pub(crate) name: &'static str,
+    /// What to write.
+    pub(crate) form: &'static str,
+    /// The text that holds when nobody says otherwise; empty for none.
+    pub(crate) default: &'static str,
+    /// A shorter environment variable beside `LARDER_SECTION__KEY`; empty for none.
+    pub(crate) short: &'static str,
+    /// Whether the value is never shown, and can also come from a file.
+    pub(crate) secret: bool,
+    /// What it does.
+    doc: &'static [&'static str],
+}
+
+/// Declares the settings: documentation, field, type, key, default, short variable.
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+
+        $field:ident: $kind:ty = $name:literal, $default:literal $(, short $short:literal)?;)+
+    ) => {
+        /// Every setting of a server.
+        #[derive(Clone, Debug)]
+        #[allow(dead_code, reason = "keys of parts that are still to come are accepted already")]
+        pub(crate) struct Config {
+            $($(#[doc = $doc])+ pub(crate) $field: $kind,)+
+        }
+
+        /// The table of all settings, in the order of the documentation.
+        pub(crate) static KEYS: &[Key] = &[$(Key {
+            name: $name,
+            form: <$kind as Setting>::FORM,
+            default: $default,
+            short: concat!($($short)?),
+            secret: <$kind as Setting>::SECRET,
+            doc: &[$($doc),+],
+        }),+];
+
+        impl Config {
+            fn read(values: &Values, problems: &mut Problems) -> Option<Self> {
+                $(let $field = read_one::<$kind>(values, $name, problems);)+
+                match ($($field,)+) {
+                    ($(Some($field),)+) => Some(Self { $($field),+ }),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Directory that holds everything Larder keeps on this machine: metadata, files, keys.
+    /// It belongs to one running server at a time.
+    data_dir: PathBuf = "data.dir", "/var/lib/larder", short "LARDER_DATA_DIR";
+
+    /// Address of the listener for REST, health and metrics.
+    http_address: SocketAddr = "http.address", "127.0.0.1:8080", short "LARDER_HTTP_ADDRESS";
+    /// Threads that serve requests; `auto` is one for each core.
+    http_workers: Option<usize> = "http.workers", "auto";
+    /// Most connections at once; further ones wait to be accepted.
+    http_max_connections: usize = "http.max_connections", "4096";
+    /// How long the head of a request may take to arrive.
+    http_header_timeout: Duration = "http.header_timeout", "30s";
+    /// How long a connection may stand still, between requests or within a body.
+    http_idle_timeout: Duration = "http.idle_timeout", "75s";
+    /// How long running requests may go on after the server has been told to stop.
+    http_drain_timeout: Duration = "http.drain_timeout", "30s";
+
+    /// Where metadata lives. `embedded:` is the engine built into the server, in `data.dir`.
+    meta_url: String = "meta.url", "embedded:", short "LARDER_META_URL";
+    /// Memory for cached metadata.
+    meta_cache_bytes: Size = "meta.cache_bytes", "32MiB";
+
+    /// Where the bytes of files live. `local:` is `data.dir`, `local:/some/dir` another
+    /// directory of this machine.
+    store_urls: Vec<String> = "store.urls", "local:", short "LARDER_STORE_URLS";
+
+    /// Memory for the buffers that file contents pass through, for all requests together.
+    /// Requests wait for their share instead of taking more.
+    memory_budget_bytes: Size = "memory.budget_bytes", "96MiB";
+
+    /// Largest file that is accepted.
+    limits_file_bytes_max: Option<Size> = "limits.file_bytes_max", "none";
+
+    /// How long an unfinished upload is kept after its last byte arrived.
+    upload_session_ttl: Duration = "upload.session_ttl", "1h";
+    /// Pause between two searches for abandoned uploads.
+    upload_sweep_interval: Duration = "upload.sweep_interval", "5m";
+
+    /// How long deleted files stay in the trash, unless their space says otherwise; `none` is
+    /// for ever.
+    trash_retention: Option<Duration> = "trash.retention", "30d";
+
+    /// How many old revisions of a file are kept, unless its space says otherwise; `none` is
+    /// all.
+    revisions_keep: Option<usize> = "revisions.keep", "none";
+    /// How long old revisions of a file are kept, unless its space says otherwise; `none` is
+    /// for ever.
+    revisions_retention: Option<Duration> = "revisions.retention", "none";
+
+    /// Pause between two runs that free the bytes nothing refers to any more.
+    collect_interval: Duration = "collect.interval", "1m";
+    /// Entries of a deleted tree that are purged in one step.
+    purge_batch: usize = "purge.batch", "100";
+    /// Pause between two complete readings of all stored bytes in search of damage; `none`
+    /// switches them off.
+    scrub_interval: Option<Duration> = "scrub.interval", "7d";
+
+    /// Pause between two signs of life that a server gives the others.
+    server_heartbeat: Duration = "server.heartbeat", "10s";
+    /// Pause between two looks at the list of storage servers.
+    ring_refresh: Duration = "ring.refresh", "30s";
+    /// How long a server keeps a role after its last sign of life.
+    lease_ttl: Duration = "lease.ttl", "15s";
+    /// Pause between two updates of the totals that directories show.
+    stats_fold_interval: Duration = "stats.fold_interval", "1s";
+
+    /// Which events are logged, in the syntax of `RUST_LOG`, which wins when it is set.
+    log_level: String = "log.level", "info";
+    /// How events are written to standard error: `auto` is text on a terminal, JSON elsewhere.
+    log_format: LogFormat = "log.format", "auto";
+
+    /// Name of the first user, who may do everything. It is read on the first start.
+    root_user: String = "root.user", "root", short "LARDER_ROOT_USER";
+    /// Password of the first user, read on the first start. Without it one is drawn and printed
+    /// once.
+    root_password: Option<Secret> = "root.password", "none", short "LARDER_ROOT_PASSWORD";
+}
+
+fn read_one<T: Setting>(values: &Values, name: &str, problems: &mut Problems) -> Option<T> {
+    let value = values.get(name)?;
+    T::parse(&value.text)
+        .map_err(|error| {
+            // The text of a secret must not reach a terminal or a log.
+            let shown = if T::SECRET { "***" } else { &value.text };
+            problems.push(format!("{name} = {shown:?} ({}): {error}", value.source));
+        })
+        .ok()
+}
+
+impl Config {
+    /// Reads and checks all values. The errors are complete: one for each wrong setting.
+    pub(crate) fn from_values(values: &Values) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        match Self::read(values, &mut problems) {
+            Some(config) => {
+                config.check(&mut problems);
+                if problems.is_empty() { Ok(config) } else { Err(problems) }
+            }
+            None => Err(problems),
+        }
+    }
+
+    /// What no single value shows.
+    fn check(&self, problems: &mut Problems) {
+        if self.meta_url != "embedded:" {
+            problems.push(format!(
+                "meta.url = {:?}: this version keeps metadata only in `embedded:`",
+                self.meta_url
+            ));
+        }
+        if self.store_urls.is_empty() {
+            problems.push("store.urls: at least one store is needed, such as `local:`".to_owned());
+        }
+        for url in &self.store_urls {
+            if !url.starts_with("local:") {
+                problems.push(format!(
+                    "store.urls has {url:?}: this version keeps files only in `local:` or \
+                     `local:/some/dir`"
+                ));
+            }
+        }
+        if let Some(password) = &self.root_password
+            && password.reveal().chars().count() < PASSWORD_CHARS_MIN
+        {
+            problems.push(format!(
+                "root.password is too short: it needs at least {PASSWORD_CHARS_MIN} characters"
+            ));
+        }
+    }
+}
+
+/// `docs/config.md`.
+pub(crate) fn docs() -> String {
+    let mut out = String::from(DOCS_HEAD);
+    let mut section = "";
+    for key in KEYS {
+        let (this, _) = key.name.split_once('.').unwrap_or((key.name, ""));
+        if this != section {
+            section = this;
+            out.push_str(&format!("\n## {section}\n\n"));
+            out.push_str("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
+        }
+        let doc: Vec<&str> = key.doc.iter().map(|line| line.trim()).collect();
+        let mut doc = doc.join(" ");
+        if !key.short.is_empty() {
+            doc.push_str(&format!(" Short variable: `{}`.", key.short));
+        }
+        let Key { name, form, default, .. } = key;
+        out.push_str(&format!("| `{name}` | {form} | `{default}` | {doc} |\n"));
+    }
+    out
+}
+
+const DOCS_HEAD: &str = "\
+# Settings of `larder serve`
+
+Printed by `larder config docs`; change it in `crates/larder/src/config/mod.rs`.
+
+A setting comes from, in this order: a flag (`--set KEY=VALUE`, or the flag of its own that
+`larder serve --help` lists), the environment, the file, its default. `larder config show` prints
+every value with its source, `larder config check` every mistake.
+
+* **Environment**: `LARDER_SECTION__KEY`, so `trash.retention` is `LARDER_TRASH__RETENTION`. Some
+  settings have a short variable too.
+* **File**: TOML, `[section]` and `key = value`. It is the one that `--config` or `LARDER_CONFIG`
+  names, else `/etc/larder/larder.toml` if there is one.
+* A key that does not exist is an error, in the file and in the environment.
+* A **secret** can be read from a file: add `_file` to its key or `_FILE` to its variable.
+* A **duration** is written `500ms`, `90s`, `5m`, `1h`, `30d` or `1h30m`; a **size** `4096`,
+  `64KiB`, `10MB`, `1GiB`; a **list** as an array, or with commas in the environment.
+";
+
+/// One line for each setting: its value and where it comes from. Secrets are `***`.
+pub(crate) fn show(values: &Values) -> Vec<(&'static str, String, String)> {
+    KEYS.iter()
+        .filter_map(|key| {
+            let value = values.get(key.name)?;
+            let hidden = key.secret && value.source != Source::Default;
+            let text = if hidden { "***".to_owned() } else { value.text.clone() };
+            Some((key.name, text, value.source.to_string()))
+        })
+        .collect()
+}
+
+/// The setting called `name`.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The existing key that is most like `name`, by single-character edits.
+pub(crate) fn nearest(name: &str) -> &'static str {
+    let distance = |key: &&Key| edits(name, key.name);
+    KEYS.iter().min_by_key(distance).map_or("", |key| key.name)
+}
+
+/// Levenshtein distance.
+fn edits(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (above, left) in left.chars().enumerate() {
+        let mut diagonal = above;
+        let mut last = above + 1;
+        if let Some(first) = row.first_mut() {
+            *first = last;
+        }
+        for (cell, right) in row.iter_mut().skip(1).zip(&right) {
+            let replaced = diagonal + usize::from(left != *right);
+            diagonal = *cell;
+            *cell = replaced.min(diagonal + 1).min(last + 1);
+            last = *cell;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+/// The values that hold when nobody says anything.
+pub(crate) fn defaults() -> Values {
+    let value = |key: &Key| load::Value { text: key.default.to_owned(), source: Source::Default };
+    KEYS.iter().map(|key| (key.name, value(key))).collect::<BTreeMap<_, _>>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_local() {
+        let config = Config::from_values(&defaults()).expect("defaults are valid");
+        assert!(config.http_address.ip().is_loopback());
+        assert_eq!(config.root_password, None);
+        assert_eq!(config.trash_retention, Some(Duration::from_secs(30 * 24 * 3600)));
+    }
+
+    #[test]
+    fn docs_have_every_key_with_its_meaning() {
+        let docs = docs();
+        for key in KEYS {
+            assert!(docs.contains(&format!("| `{}` |", key.name)), "{}", key.name);
+        }
+        assert!(docs.contains("Directory that holds everything Larder keeps on this machine"));
+    }
+
+    #[test]
+    fn the_nearest_key_is_the_one_with_a_typo() {
+        assert_eq!(nearest("http.adress"), "http.address");
+        assert_eq!(nearest("trash.retension"), "trash.retention");
+        assert_eq!(nearest("root.pasword"), "root.password");
+        assert_eq!(edits("", "abc"), 3);
+        assert_eq!(edits("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_refused_by_name() {
+        let mut values = defaults();
+        let mut set = |key, text: &str| {
+            values.insert(key, load::Value { text: text.to_owned(), source: Source::Default })
+        };
+        set("meta.url", "postgres://db");
+        set("store.urls", "local:, s3://bucket");
+        set("root.password", "short");
+        let problems = Config::from_values(&values).expect_err("refused").to_string();
+        assert!(problems.contains("postgres://db"), "{problems}");
+        assert!(problems.contains("s3://bucket"), "{problems}");
+        assert!(problems.contains("at least 8"), "{problems}");
+        assert!(!problems.contains("short\""), "a secret was shown: {problems}");
+    }
+}

@@ -1,0 +1,99 @@
+//! Which commits readers see, and which of them still look at the past.
+//!
+//! A view sees the commits before its *bound*. The tables keep what open views see, and a log
+//! segment is recycled only when every view was opened after the last pointer into it was gone.
+//!
+//! Not here: reading ([`super::view`]).
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// The visible commits and the open views.
+#[derive(Debug, Default)]
+pub(super) struct Tracker {
+    visible: AtomicU64,
+    /// How many views have this bound.
+    open: Mutex<BTreeMap<u64, u32>>,
+}
+
+impl Tracker {
+    fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, u32>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything up to this commit can be seen. Only the committer says so.
+    pub(super) fn publish(&self, commit: u64) {
+        self.visible.fetch_max(commit, Ordering::AcqRel);
+    }
+
+    /// The last commit that can be seen.
+    pub(super) fn visible(&self) -> u64 {
+        self.visible.load(Ordering::Acquire)
+    }
+
+    /// Opens a view of everything visible; returns its bound, to be given to `close`.
+    pub(super) fn enter(&self) -> u64 {
+        let mut open = self.open();
+        // Read under the lock, so that `watermark` cannot pass a bound that is about to enter.
+        let bound = self.visible() + 1;
+        *open.entry(bound).or_insert(0) += 1;
+        bound
+    }
+
+    /// Opens a second view with the bound of one that is open.
+    pub(super) fn enter_again(&self, bound: u64) {
+        *self.open().entry(bound).or_insert(0) += 1;
+    }
+
+    /// Closes a view.
+    pub(super) fn leave(&self, bound: u64) {
+        let mut open = self.open();
+        if let Some(count) = open.get_mut(&bound) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&bound);
+            }
+        }
+    }
+
+    /// The least bound that any view has or will have.
+    pub(super) fn watermark(&self) -> u64 {
+        let open = self.open();
+        let next = self.visible() + 1;
+        open.first_key_value().map_or(next, |(bound, _)| next.min(*bound))
+    }
+
+    /// How many views are open.
+    pub(super) fn views(&self) -> u64 {
+        self.open().values().map(|count| u64::from(*count)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watermark_waits_for_the_oldest_view() {
+        let tracker = Tracker::default();
+        tracker.publish(5);
+        let (a, b) = (tracker.enter(), tracker.enter());
+        tracker.publish(9);
+        let c = tracker.enter();
+        assert_eq!((a, b, c), (6, 6, 10));
+        assert_eq!(tracker.watermark(), 6);
+        tracker.leave(a);
+        assert_eq!(tracker.watermark(), 6);
+        tracker.leave(b);
+        assert_eq!(tracker.watermark(), 10);
+        tracker.leave(c);
+        tracker.publish(20);
+        assert_eq!(tracker.watermark(), 21);
+        assert_eq!(tracker.views(), 0);
+    }
+}

@@ -1,0 +1,33 @@
+//! Administration: check, collection, jobs.
+//!
+//! Not here: who may do this (core); health and metrics ([`crate::operation`]).
+
+use http::StatusCode;
+
+use crate::{
+    call::{self, Call},
+    error::Answer,
+    wire::{CheckBody, CollectBody, JobBody, PageBody},
+};
+
+/// `GET` and `POST /v1/admin/check`: proves every invariant again, online.
+pub(crate) async fn check(call: Call<'_>) -> Answer {
+    call.no_query()?;
+    let report = call.larder().check(&call.caller).await?;
+    Ok(call::json(StatusCode::OK, &CheckBody::from(&report))?)
+}
+
+/// `POST /v1/admin/gc[?wait=1]`: collects to the end, as far as readers allow. It always waits:
+/// without waiting there would be nothing to report.
+pub(crate) async fn collect(call: Call<'_>) -> Answer {
+    call.query(&["wait"])?.flag("wait")?;
+    let report = call.larder().collect(&call.caller).await?;
+    Ok(call::json(StatusCode::OK, &CollectBody::from(report))?)
+}
+
+/// `GET /v1/admin/jobs`.
+pub(crate) async fn jobs(call: Call<'_>) -> Answer {
+    call.no_query()?;
+    let jobs = call.larder().jobs(&call.caller).await?;
+    Ok(call::json(StatusCode::OK, &PageBody::<JobBody<'_>>::whole("jobs", &jobs))?)
+}

@@ -1,0 +1,168 @@
+//! Counts of this door, in OpenMetrics text together with core's.
+//!
+//! Plain atomics, because each request touches them: one counter by route and class of status,
+//! one histogram by route. Latency ends when the head of the answer is ready.
+//!
+//! Not here: what core counts ([`larder_core::Larder::metrics`]).
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use http::StatusCode;
+use larder_http::Status;
+
+use crate::route::{CLASSES, NONE, TABLE};
+
+/// Upper bounds of the latency histogram: in microseconds, and as they are written in seconds.
+const BOUNDS: [(u64, &str); 14] = [
+    (100, "0.0001"),
+    (250, "0.00025"),
+    (500, "0.0005"),
+    (1_000, "0.001"),
+    (2_500, "0.0025"),
+    (5_000, "0.005"),
+    (10_000, "0.01"),
+    (25_000, "0.025"),
+    (50_000, "0.05"),
+    (100_000, "0.1"),
+    (250_000, "0.25"),
+    (1_000_000, "1.0"),
+    (5_000_000, "5.0"),
+    (30_000_000, "30.0"),
+];
+
+#[derive(Debug, Default)]
+struct Class {
+    /// By the first digit of the status, from 1.
+    statuses: [AtomicU64; 5],
+    /// By the first bound that holds; what is above all of them is in the count alone.
+    buckets: [AtomicU64; BOUNDS.len()],
+    count: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// The counts of one door.
+#[derive(Debug)]
+pub(crate) struct Metrics([Class; CLASSES]);
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self(std::array::from_fn(|_| Class::default()))
+    }
+
+    /// Counts one request.
+    pub(crate) fn count(&self, class: usize, status: StatusCode, took: Duration) {
+        let Some(class) = self.0.get(class).or(self.0.get(NONE)) else { return };
+        let hundreds = usize::from(status.as_u16() / 100);
+        if let Some(counter) = class.statuses.get(hundreds.wrapping_sub(1)) {
+            counter.fetch_add(1, Relaxed);
+        }
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|(bound, _)| micros <= *bound);
+        if let Some(bucket) = bucket.and_then(|bucket| class.buckets.get(bucket)) {
+            bucket.fetch_add(1, Relaxed);
+        }
+        class.count.fetch_add(1, Relaxed);
+        class.micros.fetch_add(micros, Relaxed);
+    }
+
+    /// The whole page: `core` is core's part.
+    pub(crate) fn page(&self, core: &str, server: &Status, version: &str) -> String {
+        let mut page = String::with_capacity(16 << 10);
+        page.push_str(core);
+        if !page.is_empty() && !page.ends_with('\n') {
+            page.push('\n');
+        }
+        // Writing into a String does not fail.
+        drop(self.write(&mut page, server, version));
+        page.push_str("# EOF\n");
+        page
+    }
+
+    fn write(&self, page: &mut String, server: &Status, version: &str) -> std::fmt::Result {
+        writeln!(page, "# TYPE larder_build info")?;
+        writeln!(page, "larder_build_info{{version=\"{version}\"}} 1")?;
+        writeln!(page, "# TYPE larder_http_connections gauge")?;
+        writeln!(page, "larder_http_connections {}", server.open())?;
+        for (name, value) in [
+            ("accepted", server.accepted()),
+            ("refused", server.refused()),
+            ("panics", server.panicked()),
+        ] {
+            writeln!(page, "# TYPE larder_http_{name} counter")?;
+            writeln!(page, "larder_http_{name}_total {value}")?;
+        }
+        writeln!(page, "# TYPE larder_http_requests counter")?;
+        for (class, (route, _)) in self.0.iter().zip(TABLE) {
+            for (hundreds, counter) in (1..).zip(&class.statuses) {
+                let value = counter.load(Relaxed);
+                if value > 0 {
+                    writeln!(
+                        page,
+                        "larder_http_requests_total{{door=\"rest\",route=\"{route}\",\
+                         status=\"{hundreds}xx\"}} {value}"
+                    )?;
+                }
+            }
+        }
+        writeln!(page, "# TYPE larder_http_request_seconds histogram")?;
+        writeln!(page, "# UNIT larder_http_request_seconds seconds")?;
+        for (class, (route, _)) in self.0.iter().zip(TABLE) {
+            class.histogram(page, route)?;
+        }
+        Ok(())
+    }
+}
+
+impl Class {
+    fn histogram(&self, page: &mut String, route: &str) -> std::fmt::Result {
+        const NAME: &str = "larder_http_request_seconds";
+        // Read first: what is counted meanwhile is in the buckets at the most.
+        let (count, micros) = (self.count.load(Relaxed), self.micros.load(Relaxed));
+        if count == 0 {
+            return Ok(());
+        }
+        let labels = format!("door=\"rest\",route=\"{route}\"");
+        let mut below = 0;
+        for (bucket, (_, bound)) in self.buckets.iter().zip(BOUNDS) {
+            below = (below + bucket.load(Relaxed)).min(count);
+            writeln!(page, "{NAME}_bucket{{{labels},le=\"{bound}\"}} {below}")?;
+        }
+        writeln!(page, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {count}")?;
+        writeln!(page, "{NAME}_sum{{{labels}}} {}.{:06}", micros / 1_000_000, micros % 1_000_000)?;
+        writeln!(page, "{NAME}_count{{{labels}}} {count}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_what_was_counted_and_ends_once() {
+        let metrics = Metrics::new();
+        metrics.count(7, StatusCode::OK, Duration::from_micros(300));
+        metrics.count(7, StatusCode::OK, Duration::from_secs(60));
+        metrics.count(7, StatusCode::NOT_FOUND, Duration::from_micros(80));
+        let page = metrics.page("# TYPE larder_x gauge\nlarder_x 1", &Status::default(), "1.2.3");
+        for line in [
+            "larder_x 1",
+            "larder_build_info{version=\"1.2.3\"} 1",
+            "larder_http_requests_total{door=\"rest\",route=\"file\",status=\"2xx\"} 2",
+            "larder_http_requests_total{door=\"rest\",route=\"file\",status=\"4xx\"} 1",
+            "larder_http_request_seconds_bucket{door=\"rest\",route=\"file\",le=\"0.0001\"} 1",
+            "larder_http_request_seconds_bucket{door=\"rest\",route=\"file\",le=\"0.0005\"} 2",
+            "larder_http_request_seconds_bucket{door=\"rest\",route=\"file\",le=\"30.0\"} 2",
+            "larder_http_request_seconds_bucket{door=\"rest\",route=\"file\",le=\"+Inf\"} 3",
+            "larder_http_request_seconds_sum{door=\"rest\",route=\"file\"} 60.000380",
+            "larder_http_request_seconds_count{door=\"rest\",route=\"file\"} 3",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+        assert!(page.ends_with("\n# EOF\n"));
+        assert_eq!(page.matches("# EOF").count(), 1);
+    }
+}

@@ -1,0 +1,676 @@
+//! The JSON types of REST, and how core's types become them and come out of them.
+//!
+//! Promises: what is not known in a request body is an error; the names are those of the
+//! contract, whatever core calls them; no secret is shown but a new key, once.
+//!
+//! Not here: stored forms (core's schema).
+
+use std::fmt::Display;
+
+use larder_base::{
+    Timestamp,
+    name::{EntryName, TreePath},
+};
+use larder_core::{
+    CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, KeyInfo, NewKey, NewUser,
+    Page, Placement, RestoreOptions, RevisionInfo, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
+    Split, TrashItem, UserChange, UserInfo, Written,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Written as text, straight into the output.
+pub(crate) struct Text<T>(T);
+
+impl<T: Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A field that may be absent, null, or a value: `None`, `Some(None)`, `Some(Some(_))`.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+fn kind(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::File => "file",
+        EntryKind::Dir => "dir",
+    }
+}
+
+/// One page of anything: `{<name>: [...], "cursor"}`.
+pub(crate) struct PageBody<T> {
+    name: &'static str,
+    items: Vec<T>,
+    cursor: Option<String>,
+}
+
+impl<T> PageBody<T> {
+    pub(crate) fn new<'a, U>(name: &'static str, page: &'a Page<U>) -> Self
+    where
+        T: From<&'a U>,
+    {
+        let items = page.entries.iter().map(T::from).collect();
+        Self { name, items, cursor: page.cursor.clone() }
+    }
+
+    /// A list that is always whole.
+    pub(crate) fn whole<'a, U>(name: &'static str, items: &'a [U]) -> Self
+    where
+        T: From<&'a U>,
+    {
+        Self { name, items: items.iter().map(T::from).collect(), cursor: None }
+    }
+}
+
+impl<T: Serialize> Serialize for PageBody<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(self.name, &self.items)?;
+        if let Some(cursor) = &self.cursor {
+            map.serialize_entry("cursor", cursor)?;
+        }
+        map.end()
+    }
+}
+
+/// An entry.
+#[derive(Serialize)]
+pub(crate) struct EntryBody<'a> {
+    path: Text<&'a TreePath>,
+    name: &'a str,
+    id: Text<larder_base::id::NodeId>,
+    kind: &'static str,
+    size: u64,
+    etag: Text<larder_core::Etag>,
+    revision: u64,
+    content_type: Option<&'a str>,
+    sha256: Option<Text<larder_base::digest::Sha256>>,
+    modified: Text<Timestamp>,
+}
+
+impl<'a> From<&'a Entry> for EntryBody<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        Self {
+            path: Text(&entry.path),
+            name: entry.path.names().last().map_or("", EntryName::as_str),
+            id: Text(entry.id),
+            kind: kind(entry.kind),
+            size: entry.size,
+            etag: Text(entry.etag),
+            revision: entry.revision,
+            content_type: entry.content_type.as_deref(),
+            sha256: entry.sha256.map(Text),
+            modified: Text(entry.modified),
+        }
+    }
+}
+
+/// What `POST /v1/files` answers.
+#[derive(Serialize)]
+pub(crate) struct UploadedBody<'a> {
+    file_id: Text<larder_base::id::NodeId>,
+    space: Text<larder_base::id::SpaceId>,
+    path: Text<&'a TreePath>,
+    revision: u64,
+    size: u64,
+    sha256: Option<Text<larder_base::digest::Sha256>>,
+    etag: Text<larder_core::Etag>,
+}
+
+impl<'a> From<&'a Written> for UploadedBody<'a> {
+    fn from(written: &'a Written) -> Self {
+        let entry = &written.entry;
+        Self {
+            file_id: Text(entry.id),
+            space: Text(entry.space),
+            path: Text(&entry.path),
+            revision: entry.revision,
+            size: entry.size,
+            sha256: entry.sha256.map(Text),
+            etag: Text(entry.etag),
+        }
+    }
+}
+
+/// A revision.
+#[derive(Serialize)]
+pub(crate) struct RevisionBody<'a> {
+    revision: u64,
+    size: u64,
+    etag: Text<larder_core::Etag>,
+    sha256: Option<Text<larder_base::digest::Sha256>>,
+    content_type: &'a str,
+    author: &'a str,
+    created: Text<Timestamp>,
+    origin: &'a str,
+}
+
+impl<'a> From<&'a RevisionInfo> for RevisionBody<'a> {
+    fn from(revision: &'a RevisionInfo) -> Self {
+        Self {
+            revision: revision.revision,
+            size: revision.size,
+            etag: Text(revision.etag),
+            sha256: revision.sha256.map(Text),
+            content_type: &revision.content_type,
+            author: &revision.author,
+            created: Text(revision.created),
+            origin: &revision.origin,
+        }
+    }
+}
+
+/// A trash item.
+#[derive(Serialize)]
+pub(crate) struct TrashBody<'a> {
+    item: Text<larder_base::id::TrashId>,
+    id: Text<larder_base::id::NodeId>,
+    path: &'a str,
+    kind: &'static str,
+    size: u64,
+    deleted_by: &'a str,
+    deleted: Text<Timestamp>,
+}
+
+impl<'a> From<&'a TrashItem> for TrashBody<'a> {
+    fn from(item: &'a TrashItem) -> Self {
+        Self {
+            item: Text(item.item),
+            id: Text(item.id),
+            path: &item.path,
+            kind: kind(item.kind),
+            size: item.size,
+            deleted_by: &item.deleted_by,
+            deleted: Text(item.deleted),
+        }
+    }
+}
+
+/// Kinds of spaces by name.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KindBody {
+    Home,
+    Project,
+    Bucket,
+}
+
+impl From<SpaceKind> for KindBody {
+    fn from(kind: SpaceKind) -> Self {
+        match kind {
+            SpaceKind::Home => Self::Home,
+            SpaceKind::Project => Self::Project,
+            SpaceKind::Bucket => Self::Bucket,
+        }
+    }
+}
+
+impl From<KindBody> for SpaceKind {
+    fn from(kind: KindBody) -> Self {
+        match kind {
+            KindBody::Home => Self::Home,
+            KindBody::Project => Self::Project,
+            KindBody::Bucket => Self::Bucket,
+        }
+    }
+}
+
+/// `"whole"`, `{"fixed": bytes}` or `{"stripe": count}`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SplitBody {
+    Whole,
+    Fixed(u64),
+    Stripe(u32),
+}
+
+/// A number or `"all"`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum CopiesBody {
+    Count(u32),
+    All(AllBody),
+}
+
+/// The word.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum AllBody {
+    #[serde(rename = "all")]
+    All,
+}
+
+#[derive(Serialize)]
+struct VersionsBody {
+    keep: Option<u32>,
+    days: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct PolicyBody {
+    split: SplitBody,
+    copies: CopiesBody,
+    ack: u32,
+    versions: VersionsBody,
+    trash_days: Option<u32>,
+}
+
+impl From<&SpacePolicy> for PolicyBody {
+    fn from(policy: &SpacePolicy) -> Self {
+        let Placement { split, copies, ack } = policy.placement;
+        Self {
+            split: match split {
+                Split::Whole => SplitBody::Whole,
+                Split::Fixed { bytes } => SplitBody::Fixed(bytes),
+                Split::Stripe { count } => SplitBody::Stripe(count),
+            },
+            copies: match copies {
+                Copies::Count(count) => CopiesBody::Count(count),
+                Copies::All => CopiesBody::All(AllBody::All),
+            },
+            ack,
+            versions: VersionsBody { keep: policy.versions_keep, days: policy.versions_days },
+            trash_days: policy.trash_days,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LimitsBody {
+    live: Option<u64>,
+    retained: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct UsageBody {
+    live: u64,
+    retained: u64,
+    reserved: u64,
+}
+
+/// A space.
+#[derive(Serialize)]
+pub(crate) struct SpaceBody<'a> {
+    id: Text<larder_base::id::SpaceId>,
+    name: &'a str,
+    kind: KindBody,
+    owner: Text<larder_base::id::UserId>,
+    limits: LimitsBody,
+    policy: PolicyBody,
+    usage: UsageBody,
+    created: Text<Timestamp>,
+}
+
+impl<'a> From<&'a SpaceInfo> for SpaceBody<'a> {
+    fn from(space: &'a SpaceInfo) -> Self {
+        let (limits, usage) = (space.limits, space.usage);
+        Self {
+            id: Text(space.id),
+            name: &space.name,
+            kind: space.kind.into(),
+            owner: Text(space.owner),
+            limits: LimitsBody { live: limits.live, retained: limits.retained },
+            policy: (&space.policy).into(),
+            usage: UsageBody {
+                live: usage.live,
+                retained: usage.retained,
+                reserved: usage.reserved,
+            },
+            created: Text(space.created),
+        }
+    }
+}
+
+/// Limits in a request: what is absent stays.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitsChange {
+    #[serde(default, deserialize_with = "present")]
+    live: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "present")]
+    retained: Option<Option<u64>>,
+}
+
+impl LimitsChange {
+    /// Whether nothing stays.
+    pub(crate) fn whole(&self) -> bool {
+        self.live.is_some() && self.retained.is_some()
+    }
+
+    pub(crate) fn apply(&self, to: SpaceLimits) -> SpaceLimits {
+        SpaceLimits {
+            live: self.live.unwrap_or(to.live),
+            retained: self.retained.unwrap_or(to.retained),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct VersionsChange {
+    #[serde(default, deserialize_with = "present")]
+    keep: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "present")]
+    days: Option<Option<u32>>,
+}
+
+/// A policy in a request: what is absent stays.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicyChange {
+    split: Option<SplitBody>,
+    copies: Option<CopiesBody>,
+    ack: Option<u32>,
+    #[serde(default)]
+    versions: VersionsChange,
+    #[serde(default, deserialize_with = "present")]
+    trash_days: Option<Option<u32>>,
+}
+
+impl PolicyChange {
+    pub(crate) fn apply(&self, to: &SpacePolicy) -> SpacePolicy {
+        let mut placement = to.placement;
+        match self.split {
+            None => {}
+            Some(SplitBody::Whole) => placement.split = Split::Whole,
+            Some(SplitBody::Fixed(bytes)) => placement.split = Split::Fixed { bytes },
+            Some(SplitBody::Stripe(count)) => placement.split = Split::Stripe { count },
+        }
+        match self.copies {
+            None => {}
+            Some(CopiesBody::Count(count)) => placement.copies = Copies::Count(count),
+            Some(CopiesBody::All(_)) => placement.copies = Copies::All,
+        }
+        placement.ack = self.ack.unwrap_or(placement.ack);
+        SpacePolicy {
+            placement,
+            versions_keep: self.versions.keep.unwrap_or(to.versions_keep),
+            versions_days: self.versions.days.unwrap_or(to.versions_days),
+            trash_days: self.trash_days.unwrap_or(to.trash_days),
+        }
+    }
+}
+
+/// Body of `POST /v1/spaces`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewSpaceBody {
+    pub(crate) name: String,
+    pub(crate) kind: KindBody,
+    pub(crate) limits: Option<LimitsChange>,
+    pub(crate) policy: Option<PolicyChange>,
+}
+
+/// Body of `PATCH /v1/spaces/{space}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SpaceChangeBody {
+    pub(crate) name: Option<String>,
+    pub(crate) limits: Option<LimitsChange>,
+    pub(crate) policy: Option<PolicyChange>,
+}
+
+/// Body of `move` and `copy`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RelocateBody {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    #[serde(default)]
+    pub(crate) overwrite: bool,
+    pub(crate) to_space: Option<String>,
+}
+
+/// Body of `POST …/revisions/{path}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RestoreRevisionBody {
+    pub(crate) revision: u64,
+}
+
+/// Body of `POST …/trash/{item}/restore`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RestoreBody {
+    to: Option<String>,
+    rename: bool,
+    recreate_parents: bool,
+}
+
+impl TryFrom<RestoreBody> for RestoreOptions {
+    type Error = Error;
+
+    fn try_from(body: RestoreBody) -> Result<Self, Error> {
+        Ok(Self {
+            to: body.to.as_deref().map(TreePath::parse).transpose()?,
+            rename: body.rename,
+            recreate_parents: body.recreate_parents,
+        })
+    }
+}
+
+/// A user.
+#[derive(Serialize)]
+pub(crate) struct UserBody<'a> {
+    id: Text<larder_base::id::UserId>,
+    name: &'a str,
+    admin: bool,
+    disabled: bool,
+    created: Text<Timestamp>,
+}
+
+impl<'a> From<&'a UserInfo> for UserBody<'a> {
+    fn from(user: &'a UserInfo) -> Self {
+        Self {
+            id: Text(user.id),
+            name: &user.name,
+            admin: user.admin,
+            disabled: user.disabled,
+            created: Text(user.created),
+        }
+    }
+}
+
+/// Body of `POST /v1/users`. It has no `Debug`: it holds a secret.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewUserBody {
+    name: String,
+    password: String,
+    #[serde(default)]
+    admin: bool,
+}
+
+impl From<NewUserBody> for NewUser {
+    fn from(body: NewUserBody) -> Self {
+        Self { name: body.name, password: body.password, admin: body.admin }
+    }
+}
+
+/// Body of `PATCH /v1/users/{user}`. It has no `Debug`: it holds a secret.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserChangeBody {
+    password: Option<String>,
+    disabled: Option<bool>,
+    admin: Option<bool>,
+}
+
+impl From<UserChangeBody> for UserChange {
+    fn from(body: UserChangeBody) -> Self {
+        Self { password: body.password, disabled: body.disabled, admin: body.admin }
+    }
+}
+
+/// A key, with its secret when it is new.
+#[derive(Serialize)]
+pub(crate) struct KeyBody<'a> {
+    id: Text<larder_base::id::KeyId>,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    created: Text<Timestamp>,
+    expires: Option<Text<Timestamp>>,
+}
+
+impl<'a> From<&'a KeyInfo> for KeyBody<'a> {
+    fn from(key: &'a KeyInfo) -> Self {
+        Self {
+            id: Text(key.id),
+            name: &key.name,
+            key: None,
+            created: Text(key.created),
+            expires: key.expires.map(Text),
+        }
+    }
+}
+
+impl<'a> KeyBody<'a> {
+    /// Shows the secret.
+    pub(crate) fn with_secret(self, secret: &'a str) -> Self {
+        Self { key: Some(secret), ..self }
+    }
+}
+
+/// Body of `POST /v1/users/{user}/keys`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NewKeyBody {
+    name: String,
+    expires: Option<String>,
+}
+
+impl TryFrom<NewKeyBody> for NewKey {
+    type Error = Error;
+
+    fn try_from(body: NewKeyBody) -> Result<Self, Error> {
+        let time = |text: String| {
+            text.parse::<Timestamp>().map_err(|_| {
+                Error::invalid("`expires` must be a time such as 2030-01-31T00:00:00Z")
+            })
+        };
+        Ok(Self { name: body.name, expires: body.expires.map(time).transpose()? })
+    }
+}
+
+#[derive(Serialize)]
+struct FindingBody<'a> {
+    invariant: &'a str,
+    detail: &'a str,
+}
+
+#[derive(Serialize)]
+struct CountsBody {
+    spaces: u64,
+    directories: u64,
+    files: u64,
+    revisions: u64,
+    trash_items: u64,
+    blobs: u64,
+    chunks: u64,
+    bytes: u64,
+}
+
+/// What a check found.
+#[derive(Serialize)]
+pub(crate) struct CheckBody<'a> {
+    ok: bool,
+    violations: u64,
+    findings: Vec<FindingBody<'a>>,
+    counts: CountsBody,
+}
+
+impl<'a> From<&'a CheckReport> for CheckBody<'a> {
+    fn from(report: &'a CheckReport) -> Self {
+        let counts = report.counts;
+        let findings = report.findings.iter();
+        Self {
+            ok: report.violations == 0,
+            violations: report.violations,
+            findings: findings
+                .map(|finding| FindingBody {
+                    invariant: finding.invariant,
+                    detail: &finding.detail,
+                })
+                .collect(),
+            counts: CountsBody {
+                spaces: counts.spaces,
+                directories: counts.directories,
+                files: counts.files,
+                revisions: counts.revisions,
+                trash_items: counts.trash_items,
+                blobs: counts.blobs,
+                chunks: counts.chunks,
+                bytes: counts.bytes,
+            },
+        }
+    }
+}
+
+/// What a collection did.
+#[derive(Serialize)]
+pub(crate) struct CollectBody {
+    blobs: u64,
+    bytes: u64,
+    orphans: u64,
+    waiting: u64,
+}
+
+impl From<CollectReport> for CollectBody {
+    fn from(report: CollectReport) -> Self {
+        Self {
+            blobs: report.blobs,
+            bytes: report.bytes,
+            orphans: report.orphans,
+            waiting: report.waiting,
+        }
+    }
+}
+
+/// A job.
+#[derive(Serialize)]
+pub(crate) struct JobBody<'a> {
+    id: Text<larder_base::id::JobId>,
+    kind: &'a str,
+    subject: &'a str,
+    state: &'a str,
+    progress: u64,
+    created: Text<Timestamp>,
+    updated: Text<Timestamp>,
+    detail: Option<&'a str>,
+}
+
+impl<'a> From<&'a JobInfo> for JobBody<'a> {
+    fn from(job: &'a JobInfo) -> Self {
+        Self {
+            id: Text(job.id),
+            kind: &job.kind,
+            subject: &job.subject,
+            state: &job.state,
+            progress: job.progress,
+            created: Text(job.created),
+            updated: Text(job.updated),
+            detail: job.detail.as_deref(),
+        }
+    }
+}
+
+/// What `/health` answers.
+#[derive(Serialize)]
+pub(crate) struct HealthBody<'a> {
+    pub(crate) status: &'a str,
+    pub(crate) version: &'a str,
+}
+
+/// What `/ready` answers.
+#[derive(Serialize)]
+pub(crate) struct ReadyBody<'a> {
+    pub(crate) ready: bool,
+    pub(crate) reasons: &'a [String],
+}

@@ -1,0 +1,139 @@
+//! The README's tour, as a newcomer takes it: the binary, `curl`, the command line.
+
+use std::process::{Command, Stdio};
+
+use larder_e2e::{
+    client::Client,
+    oracle,
+    server::{Options, PASSWORD, Server, USER, cli},
+    tool::{self, skip},
+};
+
+#[test]
+fn a_file_goes_in_and_comes_back_by_curl() {
+    let Some(curl) = tool::which("curl") else {
+        return skip("curl", "curl is not installed");
+    };
+    let server = Server::start();
+    let url = format!("http://{}/v1/spaces/home/files/hello.txt", server.addr());
+    let login = format!("{USER}:{PASSWORD}");
+    let run = |args: &[&str]| {
+        let output = Command::new(&curl).args(["-sS", "--fail", "-u", &login]).args(args).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    run(&["-T", "/proc/self/exe", &url]);
+    let program = std::fs::read(&curl).unwrap();
+    assert!(run(&[&url]) == program, "the same bytes come back");
+    run(&["-X", "DELETE", &url]);
+    let missing = Command::new(&curl).args(["-sS", "--fail", "-u", &login, &url]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(22), "a deleted file is 404 for curl");
+    oracle::all_is_well(&server, &server.client());
+}
+
+#[test]
+fn a_file_goes_in_and_comes_back_by_the_command_line() {
+    let server = Server::start();
+    let dir = server.scratch();
+    std::fs::write(dir.join("hello.txt"), "hello, larder\n").unwrap();
+    let run = |args: &[&str]| {
+        let output = cli(&server).args(args).current_dir(dir).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["put", "hello.txt", "home:/hello.txt"]);
+    assert!(run(&["ls", "home:/"]).contains("hello.txt"));
+    assert_eq!(run(&["cat", "home:/hello.txt"]), "hello, larder\n");
+    run(&["get", "home:/hello.txt", "back.txt"]);
+    assert_eq!(std::fs::read(dir.join("back.txt")).unwrap(), b"hello, larder\n");
+    run(&["rm", "home:/hello.txt"]);
+    assert!(!run(&["ls", "home:/"]).contains("hello.txt"));
+    oracle::clean(&server.client());
+}
+
+#[test]
+fn what_was_saved_is_there_after_a_stop_and_a_start() {
+    let mut server = Server::start();
+    let body = vec![7; 300_000];
+    server.client().put("f", &body).expect(201);
+    server.client().put("g", b"small").expect(201);
+    server.stop();
+    server.restart();
+    let client = server.client();
+    assert_eq!(client.get("f").expect(200).body, body);
+    assert_eq!(client.get("g").expect(200).body, b"small");
+    oracle::all_is_well(&server, &client);
+}
+
+#[test]
+fn without_given_credentials_a_password_is_made_and_shown_once() {
+    let words = ["env", "-u", "LARDER_ROOT_USER", "-u", "LARDER_ROOT_PASSWORD"];
+    let mut server = Options::default().under(words).start();
+    let said = server.log();
+    let words: Vec<&str> = said.split(|c: char| c.is_whitespace() || "\"'=`".contains(c)).collect();
+    let logs_in = |password: &&&str| {
+        password.len() >= 16
+            && Client::new(server.addr(), "root", password).send("GET", "/v1/me", &[], None).status
+                == 200
+    };
+    let password = words.iter().find(logs_in).map(|word| (*word).to_owned());
+    let password = password.unwrap_or_else(|| panic!("no password was shown: {said}"));
+    assert_eq!(said.matches(&password).count(), 1, "once");
+    for guess in ["", "root", "admin", "password", "larder", PASSWORD] {
+        let answer = Client::new(server.addr(), "root", guess).send("GET", "/v1/me", &[], None);
+        assert_eq!(answer.status, 401, "{guess}");
+    }
+    server.stop();
+    server.restart();
+    assert_eq!(server.log().matches(&password).count(), 1, "not again at the next start");
+    let client = Client::new(server.addr(), "root", &password);
+    client.send("GET", "/v1/me", &[], None).expect(200);
+}
+
+#[test]
+fn unknown_settings_and_arguments_are_refused_by_name() {
+    let server = Server::start();
+    let refuse = |change: &dyn Fn(&mut Command), named: &str| {
+        let data = server.scratch().join("other");
+        let mut command = Command::new(larder_e2e::server::binary());
+        command.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(&data);
+        change(command.stdin(Stdio::null()));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        assert!(!output.status.success(), "it started with {named}");
+        assert!(said.contains(named), "{named} is not named: {said}");
+        assert!(!data.exists(), "nothing was made");
+    };
+    let config = server.scratch().join("larder.toml");
+    for (text, named) in [
+        ("[collect]\nintervall = \"1s\"\n", "intervall"),
+        ("[colect]\ninterval = \"1s\"\n", "colect"),
+        ("[collect]\ninterval = \"soon\"\n", "interval"),
+        ("[collect\n", "larder.toml"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        refuse(&|command| _ = command.arg("--config").arg(&config), named);
+    }
+    refuse(&|command| _ = command.env("LARDER_COLLECT__INTERVALL", "1s"), "intervall");
+    refuse(&|command| _ = command.env("LARDER_NOSUCH__KEY", "1"), "nosuch");
+    refuse(&|command| _ = command.arg("--no-such-flag"), "no-such-flag");
+}
+
+#[test]
+fn health_readiness_and_metrics_answer() {
+    let server = Server::start();
+    let client = Client::anonymous(server.addr());
+    client.send("GET", "/health", &[], None).expect(200);
+    client.send("GET", "/ready", &[], None).expect(200);
+    server.client().put("f", b"counted").expect(201);
+    let metrics = server.client().send("GET", "/metrics", &[], None).expect(200);
+    let text = String::from_utf8(metrics.body).unwrap();
+    assert!(text.ends_with("# EOF\n"), "OpenMetrics ends so");
+    assert!(text.lines().filter(|line| line.starts_with("larder_")).count() > 5, "{text}");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let value = line.rsplit(' ').next().unwrap();
+        assert!(value.parse::<f64>().is_ok(), "a sample ends with a number: {line}");
+    }
+}
