@@ -11,7 +11,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -319,6 +319,19 @@ pub fn binary() -> PathBuf {
     let path = dir.join("larder");
     assert!(path.is_file(), "{} is missing: cargo build -p larder", path.display());
     path
+}
+
+/// Runs a command that must end by itself soon, such as a server that must not start.
+#[track_caller]
+pub fn must_end(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("start the program");
+    let ended = || matches!(child.try_wait(), Ok(Some(_)));
+    if !tool::wait_until(EXIT_PATIENCE / 3, ended) {
+        child.kill().ok();
+        panic!("it goes on: {:?}", child.wait_with_output());
+    }
+    child.wait_with_output().expect("read what it said")
 }
 
 /// The program under test as a client of `server`, ready for its verb.

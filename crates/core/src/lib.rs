@@ -79,14 +79,12 @@ use crate::{
 /// Settings of the file store.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How long trash is kept where the space does not say otherwise.
-    pub trash_retention: Duration,
+    /// How long trash is kept where the space does not say otherwise; `None` is for ever.
+    pub trash_retention: Option<Duration>,
     /// Pause between two rounds of background jobs.
     pub collect_interval: Duration,
-    /// Pause between two passes of the scrub.
-    pub scrub_interval: Duration,
-    /// Bytes that one pass of the scrub reads per store.
-    pub scrub_bytes: u64,
+    /// Time in which the scrub reads every chunk once; `None` switches it off.
+    pub scrub_interval: Option<Duration>,
     /// How long a lease is held.
     pub lease_ttl: Duration,
 }
@@ -94,10 +92,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            trash_retention: Duration::from_secs(30 * 24 * 3600),
+            trash_retention: Some(Duration::from_secs(30 * 24 * 3600)),
             collect_interval: Duration::from_secs(30),
-            scrub_interval: Duration::from_secs(60),
-            scrub_bytes: 64 << 20,
+            scrub_interval: Some(Duration::from_secs(7 * 24 * 3600)),
             lease_ttl: Duration::from_secs(15),
         }
     }

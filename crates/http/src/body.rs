@@ -28,6 +28,8 @@ use crate::digest;
 /// byte a minute would hold a connection and its reservation for ever.
 const PROGRESS_BYTES_MIN: u64 = 1024;
 
+type Timer = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
 /// The body of an answer.
@@ -183,7 +185,7 @@ pub struct RequestBody {
     limit: Option<u64>,
     received: u64,
     /// Runs while we wait; `received` when it was started.
-    timer: Option<(Pin<Box<dyn Future<Output = ()> + Send>>, u64)>,
+    timer: Option<(Timer, u64)>,
 }
 
 impl RequestBody {
@@ -260,7 +262,8 @@ impl RequestBody {
         loop {
             let (timer, mark) = self.timer.get_or_insert_with(|| {
                 let (env, idle) = (self.env.clone(), self.idle);
-                (Box::pin(async move { env.sleep(idle).await }), self.received)
+                let timer: Timer = Box::pin(async move { env.sleep(idle).await });
+                (timer, self.received)
             });
             std::task::ready!(timer.as_mut().poll(cx));
             let mark = *mark;

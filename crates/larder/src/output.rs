@@ -223,9 +223,16 @@ impl Failures {
     }
 }
 
-/// `bytes` for people: `1.5 GiB`.
-pub(crate) fn human_bytes(bytes: u64) -> String {
-    indicatif::HumanBytes(bytes).to_string()
+/// Tells people what a transfer has come to.
+pub(crate) fn summarize(out: &Output, (files, bytes): (u64, u64), took: Duration, failed: usize) {
+    // The error has said it all.
+    if files == 0 && failed == 1 {
+        return;
+    }
+    let word = if files == 1 { "file" } else { "files" };
+    let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+    let (bytes, seconds) = (indicatif::HumanBytes(bytes), took.as_secs_f64());
+    out.note(format_args!("{files} {word}, {bytes} in {seconds:.1} s{failed}"));
 }
 
 #[cfg(test)]

@@ -76,8 +76,9 @@ impl Metrics {
         if !page.is_empty() && !page.ends_with('\n') {
             page.push('\n');
         }
-        // Writing into a String does not fail.
-        drop(self.write(&mut page, server, version));
+        if self.write(&mut page, server, version).is_err() {
+            tracing::error!("write metrics into a string");
+        }
         page.push_str("# EOF\n");
         page
     }

@@ -6,7 +6,7 @@
 //! Not here: what makes core ready (core).
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use larder_base::ErrorKind;
 use larder_core::{Credentials, Error};
 use larder_http::{ResponseBody, auth::Given};
@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::{
     Inner, call,
-    error::{Answer, Failure},
+    error::Answer,
     route::Route,
     wire::{HealthBody, ReadyBody},
 };
@@ -23,17 +23,14 @@ const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Answers one of the open routes.
-pub(crate) fn answer(inner: &Inner, route: Route<'_>, head: &Parts) -> Answer {
-    if !matches!(head.method, Method::GET | Method::HEAD) {
-        return Err(Failure::Method(route.allow()));
-    }
+pub(crate) fn answer(inner: &Inner, route: Route<'_>, headers: &HeaderMap) -> Answer {
     match route {
         Route::Health => {
             let body = HealthBody { status: "ok", version: &inner.options.version };
             Ok(call::json(StatusCode::OK, &body)?)
         }
         Route::Ready => ready(inner),
-        Route::Metrics => metrics(inner, &head.headers),
+        Route::Metrics => metrics(inner, headers),
         _ => Err(Error::internal("a route without credentials has no handler").into()),
     }
 }

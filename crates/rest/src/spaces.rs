@@ -3,7 +3,9 @@
 //! Not here: what is in them ([`crate::tree`], [`crate::trash`]).
 
 use http::StatusCode;
-use larder_core::{NewSpace, Placement, SpaceChange, SpaceKind, SpaceLimits, SpacePolicy};
+use larder_core::{
+    Copies, NewSpace, Placement, SpaceChange, SpaceKind, SpaceLimits, SpacePolicy, Split,
+};
 
 use crate::{
     call::{self, Call},
@@ -40,7 +42,7 @@ pub(crate) async fn create(call: Call<'_>) -> Answer {
 /// What a policy is completed with of which a request says only a part.
 fn default_policy(kind: SpaceKind) -> SpacePolicy {
     SpacePolicy {
-        placement: Placement::SINGLE,
+        placement: Placement { split: Split::Whole, copies: Copies::Count(1), ack: 1 },
         versions_keep: (kind == SpaceKind::Bucket).then_some(0),
         versions_days: None,
         trash_days: None,

@@ -11,7 +11,7 @@ use std::{
 use larder_e2e::{
     client::Client,
     oracle,
-    server::{Options, Server},
+    server::{Options, Server, must_end},
     stamp::{Stamp, check_part, identify},
     tool::{self, skip},
 };
@@ -168,7 +168,7 @@ fn a_second_process_on_one_folder_is_refused() {
     client.put("f", b"mine").expect(201);
     let mut second = std::process::Command::new(larder_e2e::server::binary());
     second.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(server.data());
-    let output = second.output().unwrap();
+    let output = must_end(&mut second);
     let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
     assert!(!output.status.success(), "two processes on one folder");
     assert!(said.contains("lock") || said.contains("in use") || said.contains("another"), "{said}");

@@ -1,11 +1,11 @@
 //! The README's tour, as a newcomer takes it: the binary, `curl`, the command line.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use larder_e2e::{
     client::Client,
     oracle,
-    server::{Options, PASSWORD, Server, USER, cli},
+    server::{Options, PASSWORD, Server, USER, cli, must_end},
     tool::{self, skip},
 };
 
@@ -99,8 +99,8 @@ fn unknown_settings_and_arguments_are_refused_by_name() {
         let data = server.scratch().join("other");
         let mut command = Command::new(larder_e2e::server::binary());
         command.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(&data);
-        change(command.stdin(Stdio::null()));
-        let output = command.output().unwrap();
+        change(&mut command);
+        let output = must_end(&mut command);
         let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
         assert!(!output.status.success(), "it started with {named}");
         assert!(said.contains(named), "{named} is not named: {said}");

@@ -91,6 +91,10 @@ impl Larder {
             for chunk in chunks {
                 self.inner.stores.holding(chunk)?.delete(chunk.id).await?;
             }
+            // A power cut must not bring back what no record names any more.
+            for store in self.inner.stores.all() {
+                store.sync_deletes().await?;
+            }
         }
         failpoint::reach("collect.bytes-deleted");
         transact!(self, None, |txn| {
@@ -149,7 +153,10 @@ impl Larder {
         let mut after = None;
         loop {
             let chunks = store.list(owner, after, PAGE).await?;
-            let Some(last) = chunks.last() else { return Ok(removed) };
+            let Some(last) = chunks.last() else {
+                store.sync_deletes().await?;
+                return Ok(removed);
+            };
             after = Some(*last);
             failpoint::reach("reconcile.listed");
             let staged: Vec<ChunkId> =

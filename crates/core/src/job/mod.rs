@@ -8,6 +8,8 @@
 //!
 //! Not here: what each job does (the modules below).
 
+use std::time::Duration;
+
 use larder_base::{ErrorKind, id::JobId};
 
 use crate::{
@@ -28,6 +30,9 @@ pub(crate) mod scrub;
 /// Most jobs that one listing shows and one round runs.
 const JOBS_PAGE: usize = 1000;
 
+/// Pause between two passes of the scrub.
+const SCRUB_PAUSE: Duration = Duration::from_secs(60);
+
 /// Name of the lease under which all jobs run.
 const LEASE: &str = "jobs";
 
@@ -40,7 +45,7 @@ impl Larder {
     /// Runs jobs until the store is shut down.
     pub(crate) async fn run_jobs(self) {
         let env = self.inner.env.clone();
-        let mut next_scrub = env.monotonic() + self.inner.config.scrub_interval;
+        let mut scrubbed = env.monotonic();
         let mut first = true;
         loop {
             if self.inner.stopping() {
@@ -60,9 +65,12 @@ impl Larder {
                 if self.inner.staging.take_leaks() > 0 {
                     self.reconcile_own().await?;
                 }
-                if env.monotonic() >= next_scrub {
-                    next_scrub = env.monotonic() + self.inner.config.scrub_interval;
-                    self.scrub_some().await?;
+                let passed = env.monotonic().saturating_sub(scrubbed);
+                if let Some(interval) = self.inner.config.scrub_interval
+                    && passed >= SCRUB_PAUSE.min(interval)
+                {
+                    scrubbed = env.monotonic();
+                    self.scrub_some(passed, interval).await?;
                 }
                 Ok::<_, crate::Error>(())
             };

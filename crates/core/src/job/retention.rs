@@ -91,8 +91,10 @@ impl Larder {
 
     async fn retain_space(&self, id: SpaceId, space: &Space, now: Timestamp) -> Result<()> {
         let days = |days: u32| DAY.saturating_mul(days);
-        let trash_age = space.policy.trash_days.map_or(self.inner.config.trash_retention, days);
-        self.expire_trash(id, now, trash_age).await?;
+        let trash_age = space.policy.trash_days.map(days).or(self.inner.config.trash_retention);
+        if let Some(age) = trash_age {
+            self.expire_trash(id, now, age).await?;
+        }
         if let Some(keep) = space.policy.versions_days {
             self.expire_revisions(id, Some((now, days(keep)))).await?;
         }

@@ -210,9 +210,17 @@ impl LogDirectory {
     /// Turns a segment that nobody needs any more into a spare, durably.
     pub fn retire(&self, sequence: u64, capacity: u64) -> io::Result<Spare> {
         let from = self.segment_path(sequence);
-        let path = from.with_extension("spare");
-        fsx::rename(&from, &path, &self.faults)?;
-        Ok(Spare { path, capacity })
+        let mut number = 0;
+        loop {
+            // A sequence number may be used again after a restart, and then its last spare may
+            // still be waiting.
+            let path = self.path.join(format!("{sequence:020}-{number}.spare"));
+            match fsx::rename_new(&from, &path, &self.faults) {
+                Ok(()) => return Ok(Spare { path, capacity }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Gives the room of a spare back to the file system.

@@ -60,27 +60,31 @@ pub(super) fn builder(options: &ServeOptions) -> http1::Builder {
     builder
 }
 
+/// What all connections of a worker share.
+#[derive(Debug)]
+pub(super) struct Host<S> {
+    pub(super) builder: http1::Builder,
+    pub(super) service: S,
+    pub(super) env: Env,
+    pub(super) status: Status,
+}
+
 /// Serves one connection to its end.
 pub(super) async fn serve<S: Service>(
-    builder: &http1::Builder,
+    host: &Host<S>,
     stream: TcpStream,
     peer: SocketAddr,
-    service: S,
-    env: Env,
-    status: Status,
     stay: Admission,
 ) {
     let pulse = &stay.pulse;
+    let Host { builder, service, env, status } = host;
     let io = TokioIo::new(Watched { stream, pulse: pulse.clone(), discarded: None });
-    let service = service_fn(|request| {
-        let (service, env, status) = (&service, &env, &status);
-        async move {
-            pulse.enter(Phase::Busy);
-            let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
-            let response = begun.await.unwrap_or_else(|_| panicked(env, status));
-            let guard = BusyGuard(pulse.clone());
-            Ok::<_, Infallible>(response.map(|body| WatchedBody { body, _guard: guard }))
-        }
+    let service = service_fn(|request| async move {
+        pulse.enter(Phase::Busy);
+        let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
+        let response = begun.await.unwrap_or_else(|_| panicked(env, status));
+        let guard = BusyGuard(pulse.clone());
+        Ok::<_, Infallible>(response.map(|body| WatchedBody { body, _guard: guard }))
     });
     let mut connection = pin!(builder.serve_connection(io, service));
     loop {

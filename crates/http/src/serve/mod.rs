@@ -39,7 +39,7 @@ use tokio::{
 };
 
 pub use self::status::Status;
-use self::{pulse::Ward, status::Place};
+use self::{connection::Host, pulse::Ward, status::Place};
 use crate::body::ResponseBody;
 
 /// What answers requests: a door.
@@ -297,7 +297,12 @@ struct Bench {
 
 impl Bench {
     async fn work<S: Service>(self, mut visitors: mpsc::Receiver<Visitor>, service: S) {
-        let builder = Arc::new(connection::builder(&self.options));
+        let host = Arc::new(Host {
+            builder: connection::builder(&self.options),
+            service,
+            env: self.env.clone(),
+            status: self.status,
+        });
         let (ward, env, options) = (self.ward.clone(), self.env.clone(), self.options.clone());
         let sweeps = self.env.spawn("watch http connections", async move {
             loop {
@@ -313,12 +318,11 @@ impl Bench {
             let stream = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream));
             let Ok(stream) = stream else { continue };
             let stay = self.ward.admit(self.env.monotonic());
-            let (builder, service) = (builder.clone(), service.clone());
-            let (env, status) = (self.env.clone(), self.status.clone());
+            let host = host.clone();
             let here = Load::on(&open);
             let closed = closed.clone();
             self.env.spawn("serve an http connection", async move {
-                connection::serve(&builder, stream, peer, service, env, status, stay).await;
+                connection::serve(&host, stream, peer, stay).await;
                 drop((here, load, place));
                 closed.notify_one();
             });

@@ -22,9 +22,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT},
+    header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT},
 };
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use larder_base::{Env, digest::Sha256};
 use serde::de::DeserializeOwned;
 
@@ -216,6 +216,7 @@ impl Client {
             Payload::File(path, _) => ClientError::local(path, error),
             _ => ClientError::bad_answer(format!("open what is to be sent: {error}")),
         })?;
+        let request_is_empty = body.is_end_stream();
         let mut request = Request::new(body);
         *request.method_mut() = call.method.clone();
         *request.uri_mut() = format!("{}{}", self.target.prefix, call.path)
@@ -226,6 +227,10 @@ impl Client {
         headers.insert(USER_AGENT, AGENT);
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        // RFC 9110 section 8.6: these methods say so when there is nothing.
+        if request_is_empty && matches!(call.method, Method::PUT | Method::POST | Method::PATCH) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         for (name, value) in &call.headers {
             headers.append(name, value.clone());

@@ -40,6 +40,16 @@ async fn a_call_says_who_and_where_and_reuses_its_connection() {
 }
 
 #[tokio::test]
+async fn an_empty_file_says_that_it_is_empty() {
+    let server = Server::start(|_, _| Reply::Answer(answer(201, "", b"{\"size\":0}")));
+    let client = server.client();
+    let payload = Payload::Bytes(bytes::Bytes::new());
+    let put = client.put(("home", "x"), payload, PutOptions::default(), Moved::default());
+    put.await.expect("stored");
+    assert_eq!(server.seen()[0].headers["content-length"], "0");
+}
+
+#[tokio::test]
 async fn a_problem_becomes_an_error_with_its_request_id() {
     let body = br#"{"code":"quota_exceeded","detail":"3 bytes too many","request_id":"r-1"}"#;
     let server = Server::start(move |_, _| {

@@ -41,7 +41,7 @@ use crate::{
         body::PIECES,
         error::{ClientError, Result},
     },
-    output::{Failures, human_bytes},
+    output::{Failures, summarize},
 };
 
 /// Files up to this size are collected in memory and written at once.
@@ -237,16 +237,8 @@ impl<'c> Get<'c> {
 
     fn finish(self) -> Result<()> {
         self.bar.finish_and_clear();
-        let seconds = (self.context.client.env().monotonic() - self.started).as_secs_f64();
-        let failed = match self.failures.count() {
-            0 => String::new(),
-            count => format!(", {count} failed"),
-        };
-        self.context.out.note(format_args!(
-            "{} files, {} in {seconds:.1} s{failed}",
-            self.files,
-            human_bytes(self.bytes),
-        ));
+        let took = self.context.client.env().monotonic() - self.started;
+        summarize(&self.context.out, (self.files, self.bytes), took, self.failures.count());
         self.failures.finish()
     }
 }
