@@ -216,7 +216,8 @@ impl Server {
 
     fn log_tail(&self) -> String {
         let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
+        let access = |line: &&str| line.contains("larder::access");
+        let lines: Vec<&str> = log.lines().filter(|line| !access(line)).collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 

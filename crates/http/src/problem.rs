@@ -74,7 +74,7 @@ fn applied(outcome: Outcome) -> HeaderValue {
 /// After how many seconds it may go better, for the kinds for which time alone may help.
 fn retry_after(kind: ErrorKind) -> Option<u64> {
     match kind {
-        ErrorKind::Busy | ErrorKind::Conflict => Some(1),
+        ErrorKind::Busy => Some(1),
         ErrorKind::Unavailable => Some(5),
         _ => None,
     }

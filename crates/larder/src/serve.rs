@@ -72,8 +72,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
 fn open_metadata(config: &Config, env: &Env) -> anyhow::Result<Arc<dyn MetaStore>> {
     let directory = config.data_dir.join("meta");
-    let options =
-        EmbeddedOptions { cache_bytes: config.meta_cache_bytes.bytes(), ..EmbeddedOptions::default() };
+    let options = EmbeddedOptions {
+        cache_bytes: config.meta_cache_bytes.bytes(),
+        ..EmbeddedOptions::default()
+    };
     let store = EmbeddedStore::open(&directory, options, env)
         .with_context(|| format!("open metadata in {}", directory.display()))?;
     Ok(Arc::new(store))
@@ -85,7 +87,8 @@ async fn open_larder(
     env: &Env,
 ) -> anyhow::Result<Larder> {
     let bootstrap = Larder::bootstrap(&*meta, env).await.context("read the metadata")?;
-    let budget = usize::try_from(config.memory_budget_bytes.bytes()).context("memory.budget_bytes")?;
+    let budget =
+        usize::try_from(config.memory_budget_bytes.bytes()).context("memory.budget_bytes")?;
     let pool = BufferPool::new(budget);
     let mut stores: Vec<Arc<dyn ChunkStore>> = Vec::new();
     for url in &config.store_urls {

@@ -43,8 +43,8 @@ pub(crate) fn status(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::Denied => (StatusCode::FORBIDDEN, "Denied"),
         ErrorKind::Locked => (StatusCode::LOCKED, "Locked"),
         ErrorKind::Precondition => (StatusCode::PRECONDITION_FAILED, "Precondition failed"),
-        // Not the caller's fault, and the same request may well succeed (SEMANTICS section 5).
-        ErrorKind::Conflict => (StatusCode::SERVICE_UNAVAILABLE, "Too many conflicts"),
+        // What stands there forbids it. (Lost races are retried by core, and then `Busy`.)
+        ErrorKind::Conflict => (StatusCode::CONFLICT, "Conflict"),
         ErrorKind::QuotaExceeded => (StatusCode::INSUFFICIENT_STORAGE, "Quota exceeded"),
         ErrorKind::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "Disk full"),
         ErrorKind::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Busy"),
@@ -121,7 +121,7 @@ mod tests {
             ("denied", 403),
             ("locked", 423),
             ("precondition", 412),
-            ("conflict", 503),
+            ("conflict", 409),
             ("quota_exceeded", 507),
             ("disk_full", 507),
             ("busy", 503),

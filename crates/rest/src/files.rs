@@ -48,7 +48,7 @@ pub(crate) enum Want {
     Head,
 }
 
-/// `GET` and `HEAD …/files/{path}`.
+/// `GET` and `HEAD .../files/{path}`.
 pub(crate) async fn get(call: Call<'_>, space: &str, path: &str, want: Want) -> Answer {
     let (space, path) = call::place(space, path)?;
     read(call, Target::Path(space, path), want).await
@@ -204,7 +204,7 @@ impl Parts {
     }
 }
 
-/// `PUT …/files/{path}`.
+/// `PUT .../files/{path}`.
 pub(crate) async fn put(mut call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     let parents = call.query(&["parents"])?.flag("parents")?;
@@ -307,7 +307,7 @@ fn finish(response: &mut Response<ResponseBody>, written: &Written, location: St
     call::created(response, written.created, location);
 }
 
-/// `DELETE …/files/{path}`.
+/// `DELETE .../files/{path}`.
 pub(crate) async fn delete(call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     to_trash(call, Target::Path(space, path)).await

@@ -1,6 +1,6 @@
 //! Revisions of a file: list, restore, delete.
 //!
-//! Not here: reading one (`GET …/files/{path}?revision=`, [`crate::files`]).
+//! Not here: reading one (`GET .../files/{path}?revision=`, [`crate::files`]).
 
 use http::StatusCode;
 use larder_core::Error;
@@ -11,7 +11,7 @@ use crate::{
     wire::{EntryBody, PageBody, RestoreRevisionBody, RevisionBody},
 };
 
-/// `GET …/revisions/{path}`: newest first.
+/// `GET .../revisions/{path}`: newest first.
 pub(crate) async fn list(call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     let options = call.list_options(&["cursor", "limit"])?;
@@ -19,7 +19,7 @@ pub(crate) async fn list(call: Call<'_>, space: &str, path: &str) -> Answer {
     Ok(call::json(StatusCode::OK, &PageBody::<RevisionBody<'_>>::new("revisions", &page))?)
 }
 
-/// `POST …/revisions/{path}`: the content of an older revision becomes the newest.
+/// `POST .../revisions/{path}`: the content of an older revision becomes the newest.
 pub(crate) async fn restore(call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     call.no_query()?;
@@ -31,7 +31,7 @@ pub(crate) async fn restore(call: Call<'_>, space: &str, path: &str) -> Answer {
     Ok(response)
 }
 
-/// `DELETE …/revisions/{path}?revision=`.
+/// `DELETE .../revisions/{path}?revision=`.
 pub(crate) async fn delete(call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     let revision = call.query(&["revision"])?.number("revision")?;

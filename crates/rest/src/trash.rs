@@ -1,6 +1,6 @@
 //! The trash of a space: list, restore, purge, empty.
 //!
-//! Not here: how things get there (`DELETE …/files/{path}`, [`crate::files`]).
+//! Not here: how things get there (`DELETE .../files/{path}`, [`crate::files`]).
 
 use http::StatusCode;
 use larder_base::id::TrashId;
@@ -12,7 +12,7 @@ use crate::{
     wire::{EntryBody, PageBody, RestoreBody, TrashBody},
 };
 
-/// `GET …/trash`.
+/// `GET .../trash`.
 pub(crate) async fn list(call: Call<'_>, space: &str) -> Answer {
     let space = call::space(space)?;
     let options = call.list_options(&["cursor", "limit"])?;
@@ -20,7 +20,7 @@ pub(crate) async fn list(call: Call<'_>, space: &str) -> Answer {
     Ok(call::json(StatusCode::OK, &PageBody::<TrashBody<'_>>::new("items", &page))?)
 }
 
-/// `DELETE …/trash`: purges everything.
+/// `DELETE .../trash`: purges everything.
 pub(crate) async fn empty(call: Call<'_>, space: &str) -> Answer {
     let space = call::space(space)?;
     call.no_query()?;
@@ -28,7 +28,7 @@ pub(crate) async fn empty(call: Call<'_>, space: &str) -> Answer {
     Ok(call::no_content())
 }
 
-/// `DELETE …/trash/{item}`.
+/// `DELETE .../trash/{item}`.
 pub(crate) async fn purge(call: Call<'_>, space: &str, item: &str) -> Answer {
     let space = call::space(space)?;
     let item = call::id::<TrashId>(item, "trash item")?;
@@ -37,7 +37,7 @@ pub(crate) async fn purge(call: Call<'_>, space: &str, item: &str) -> Answer {
     Ok(call::no_content())
 }
 
-/// `POST …/trash/{item}/restore`.
+/// `POST .../trash/{item}/restore`.
 pub(crate) async fn restore(call: Call<'_>, space: &str, item: &str) -> Answer {
     let space = call::space(space)?;
     let item = call::id::<TrashId>(item, "trash item")?;

@@ -21,7 +21,7 @@ pub(crate) enum Relocate {
     Copy,
 }
 
-/// `GET …/stat/{path}`.
+/// `GET .../stat/{path}`.
 pub(crate) async fn stat(call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     call.no_query()?;
@@ -31,7 +31,7 @@ pub(crate) async fn stat(call: Call<'_>, space: &str, path: &str) -> Answer {
     Ok(response)
 }
 
-/// `PUT …/dirs/{path}`.
+/// `PUT .../dirs/{path}`.
 pub(crate) async fn create_dir(call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     let parents = call.query(&["parents"])?.flag("parents")?;
@@ -46,7 +46,7 @@ pub(crate) async fn create_dir(call: Call<'_>, space: &str, path: &str) -> Answe
     Ok(response)
 }
 
-/// `GET …/list/{path}`.
+/// `GET .../list/{path}`.
 pub(crate) async fn list(call: Call<'_>, space: &str, path: &str) -> Answer {
     let (space, path) = call::place(space, path)?;
     let options = call.list_options(&["cursor", "limit", "recursive"])?;
@@ -54,7 +54,7 @@ pub(crate) async fn list(call: Call<'_>, space: &str, path: &str) -> Answer {
     Ok(call::json(StatusCode::OK, &PageBody::<EntryBody<'_>>::new("entries", &page))?)
 }
 
-/// `POST …/move` and `…/copy`.
+/// `POST .../move` and `.../copy`.
 pub(crate) async fn relocate(call: Call<'_>, space: &str, how: Relocate) -> Answer {
     let space = call::space(space)?;
     call.no_query()?;

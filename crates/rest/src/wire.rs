@@ -427,14 +427,14 @@ pub(crate) struct RelocateBody {
     pub(crate) to_space: Option<String>,
 }
 
-/// Body of `POST …/revisions/{path}`.
+/// Body of `POST .../revisions/{path}`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RestoreRevisionBody {
     pub(crate) revision: u64,
 }
 
-/// Body of `POST …/trash/{item}/restore`.
+/// Body of `POST .../trash/{item}/restore`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RestoreBody {

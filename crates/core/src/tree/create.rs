@@ -100,7 +100,7 @@ impl Larder {
                 }
                 None => {
                     let detail = format!("no such directory: `{name}`");
-                    return Err(Error::new(ErrorKind::NotFound, detail));
+                    return Err(Error::new(ErrorKind::Conflict, detail));
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::buffer::Buffer;
 /// The smallest batch that is written past the page cache. Measured on ext4 over NVMe: below,
 /// the two cost the same and a just-written small body is better kept in memory; from here on
 /// the direct write saves the copy and half of the sync's time.
-const DIRECT_BYTES: usize = 32 << 10;
+const DIRECT_BYTES: usize = 512 << 10;
 
 /// A buffer this large is given back after use.
 const KEEP_BYTES: usize = 1 << 20;

@@ -60,6 +60,17 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// What a server would say, found out without asking it.
+    pub(crate) fn local(kind: ErrorKind, detail: &str) -> Self {
+        Self { status: 409, kind, detail: Some(detail.to_owned()), request_id: None }
+    }
+
+    /// Adds what the user can do about it.
+    pub(crate) fn advise(&mut self, advice: &str) {
+        let detail = self.detail.take().map_or_else(String::new, |detail| format!("{detail}; "));
+        self.detail = Some(format!("{detail}{advice}"));
+    }
+
     /// Reads the body of an answer with an error status.
     pub(crate) fn parse(status: StatusCode, body: &[u8]) -> Self {
         #[derive(Default, Deserialize)]

@@ -14,7 +14,7 @@ use crate::{
     args::{LsArgs, MkdirArgs, PathsArgs, RelocateArgs, RmArgs},
     client::{
         api::{Entry, Kind, in_space},
-        error::{ClientError, Result},
+        error::{ClientError, Problem, Result},
     },
     output::{Failures, printable},
 };
@@ -160,7 +160,9 @@ async fn remove(context: &Context, args: &RmArgs, remote: &Remote) -> Result<()>
     if !args.recursive {
         let (_, entry) = context.client.stat(&remote.space, &remote.path).await?;
         if entry.kind == Kind::Dir {
-            return Err(ClientError::usage("a directory; -r deletes it with all it contains"));
+            // As the server would say it, had it been asked for a file.
+            let detail = "it is a directory; -r deletes it with all it contains";
+            return Err(Problem::local(ErrorKind::WrongType, detail).into());
         }
     }
     context.client.delete(&remote.space, &remote.path).await

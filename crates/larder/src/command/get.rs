@@ -22,7 +22,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::header::{CONTENT_LENGTH, ETAG};
 use indicatif::ProgressBar;
 use larder_base::{
-    Env,
+    Env, ErrorKind,
     digest::{Sha256, Sha256Stream},
 };
 use serde::Deserialize as _;
@@ -39,7 +39,7 @@ use crate::{
         Answer,
         api::{Entry, Kind, in_space, sha256_of_header},
         body::PIECES,
-        error::{ClientError, Result},
+        error::{Cause, ClientError, Result},
     },
     output::{Failures, summarize},
 };
@@ -270,8 +270,19 @@ async fn download(
     bar: &ProgressBar,
     job: Job,
 ) -> Result<(Job, u64)> {
-    let length = download_to(context, args, bar, &job).await.map_err(|e| e.about(&job.remote))?;
+    let done = download_to(context, args, bar, &job).await;
+    let length = done.map_err(|error| explain(error).about(&job.remote))?;
     Ok((job, length))
+}
+
+/// Adds what the user can do about an error.
+fn explain(mut error: ClientError) -> ClientError {
+    if let Cause::Problem(problem) = &mut error.cause
+        && problem.kind == ErrorKind::WrongType
+    {
+        problem.advise("-r downloads directories");
+    }
+    error
 }
 
 async fn download_to(

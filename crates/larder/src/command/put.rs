@@ -307,9 +307,7 @@ fn explain(mut error: ClientError, remote: &Remote) -> ClientError {
     if let Cause::Problem(problem) = &mut error.cause
         && problem.kind == ErrorKind::WrongType
     {
-        let hint = "if a directory is there, end the path with `/` to put files into it";
-        let detail = problem.detail.take().map_or_else(String::new, |detail| format!("{detail}; "));
-        problem.detail = Some(format!("{detail}{hint}"));
+        problem.advise("a path that ends with `/` puts files into a directory");
     }
     error.about(remote)
 }

@@ -139,7 +139,8 @@ settings! {
     stats_fold_interval: Duration = "stats.fold_interval", "1s";
 
     /// Which events are logged, in the syntax of `RUST_LOG`, which wins when it is set.
-    log_level: String = "log.level", "info";
+    /// `info` alone adds the access log, a line for each request.
+    log_level: String = "log.level", "info,larder::access=off";
     /// How events are written to standard error: `auto` is text on a terminal, JSON elsewhere.
     log_format: LogFormat = "log.format", "auto";
 

@@ -21,7 +21,7 @@ pub(crate) trait Setting: Sized {
 
 /// An amount of bytes, written `64MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Size(pub(crate) u64);
+pub(crate) struct Size(u64);
 
 impl Size {
     /// The amount in bytes.

@@ -21,6 +21,7 @@ use larder_meta::{
     engine::embedded::{EmbeddedOptions, EmbeddedStore, OpenError},
     spec::operation_key,
 };
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
 /// Small parts, so that everything that happens to large stores happens here.
 fn small() -> EmbeddedOptions {
@@ -527,7 +528,7 @@ async fn a_directory_that_is_not_whole_or_not_ours_is_left_alone() {
         }
         let error = open_with(copy.path(), small()).unwrap_err();
         assert!(matches!(error, OpenError::Missing(_) | OpenError::Foreign(_)), "{part}: {error}");
-        assert!(!path.exists(), "{part} was not made anew");
+        assert!(!path.try_exists().unwrap(), "{part} was not made anew");
     }
     let copy = crash(directory.path());
     for entry in fs::read_dir(copy.path().join("log")).unwrap() {
@@ -587,5 +588,86 @@ async fn an_operation_sent_twice_at_once_happens_once_however_long_its_outcome()
         assert_eq!((now, before), (1, 49));
         let view = store.snapshot().await.unwrap();
         assert_eq!(view.get(&operation_key(id)).await.unwrap().unwrap().value, outcome);
+    }
+}
+
+/// A step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, u32),
+    Delete(u8),
+    Compact,
+    Reopen,
+    Crash,
+    Look,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        30 => (any::<u8>(), 0..3_000_u32).prop_map(|(key, length)| Step::Put(key, length)),
+        15 => (any::<u8>(), 3_000..120_000_u32).prop_map(|(key, length)| Step::Put(key, length)),
+        15 => any::<u8>().prop_map(Step::Delete),
+        2 => Just(Step::Compact),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+        3 => Just(Step::Look),
+    ];
+    proptest::collection::vec(step, 60..220)
+}
+
+async fn walk(steps: Vec<Step>) {
+    let mut directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path());
+    let mut model = BTreeMap::new();
+    let mut looks = Vec::new();
+    for (number, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Put(key, length) => {
+                let value = body(number as u64, length as usize);
+                let key = format!("{:02}", key % 50);
+                store.commit(put(&key, value.clone())).await.unwrap();
+                model.insert(Bytes::from(key), value);
+            }
+            Step::Delete(key) => {
+                let key = format!("{:02}", key % 50);
+                store.commit(delete(&key)).await.unwrap();
+                model.remove(key.as_bytes());
+            }
+            Step::Compact => store.compact().await.unwrap(),
+            Step::Look => {
+                looks.push((store.snapshot().await.unwrap(), model.clone()));
+                if looks.len() > 3 {
+                    let (view, model): (Arc<dyn Snapshot>, _) = looks.remove(0);
+                    assert_eq!(everything(&*view).await, model);
+                }
+            }
+            Step::Reopen => {
+                looks.clear();
+                store.close().await.unwrap();
+                drop(store);
+                store = open(directory.path());
+            }
+            Step::Crash => {
+                looks.clear();
+                let copy = crash(directory.path());
+                drop(store);
+                directory = copy;
+                store = open(directory.path());
+            }
+        }
+    }
+    for (view, model) in looks {
+        assert_eq!(everything(&*view).await, model);
+    }
+    assert_eq!(everything(&*store.snapshot().await.unwrap()).await, model);
+    let live: usize = model.values().map(Bytes::len).filter(|length| *length >= 1024).sum();
+    assert_eq!(statistic(&store, "log_live_bytes"), live as u64, "the accounts are exact");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10, ..ProptestConfig::default() })]
+    #[test]
+    fn random_histories_keep_every_live_value(steps in steps()) {
+        runtime().block_on(walk(steps));
     }
 }

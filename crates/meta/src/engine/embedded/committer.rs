@@ -21,7 +21,7 @@ use larder_disk::log::{AppendError, BATCH_HEADER, BLOCK, BatchBuffer, Writer};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{
-    evaluate::{Group, Staged, State},
+    evaluate::{Frame, Group, Staged, State},
     record::{Checkpoint, ENTRY_OVERHEAD, Pointer, RECORD_OVERHEAD},
     shared::{Shared, Statistics, lock},
     supply::{READY, RETRY},
@@ -205,8 +205,9 @@ impl Committer {
             Ok(Some(before)) => Ok(Committed::Before(before)),
             Ok(None) => {
                 let commit = self.shared.tables.next_commit();
-                let batch = &mut self.batch;
-                match self.state.apply(spec, &checksums, commit, batch, place, &mut self.staged) {
+                let (batch, staged) = (&mut self.batch, &mut self.staged);
+                let frame = Frame { batch, place, staged, commit };
+                match self.state.apply(spec, &checksums, frame) {
                     Ok(()) => {
                         self.accepted += 1;
                         self.last = commit;
@@ -233,8 +234,9 @@ impl Committer {
         }
         let commit = self.shared.tables.next_commit();
         let place = (self.writer.segment().sequence(), self.writer.position());
-        let batch = &mut self.batch;
-        if self.state.relocate(moves.values, commit, batch, place, &mut self.staged).is_ok() {
+        let (batch, staged) = (&mut self.batch, &mut self.staged);
+        let frame = Frame { batch, place, staged, commit };
+        if self.state.relocate(moves.values, frame).is_ok() {
             self.last = commit;
             self.replies.push(Reply::Moved(moves.answer));
         }

@@ -73,6 +73,16 @@ pub(super) struct Group<'a> {
     pub(super) staged: &'a Staged,
 }
 
+/// Where the group's next commit is framed and staged.
+pub(super) struct Frame<'a> {
+    pub(super) batch: &'a mut BatchBuffer,
+    /// The segment, and the offset in it, where the batch will stand.
+    pub(super) place: (u64, u64),
+    pub(super) staged: &'a mut Staged,
+    /// The commit's number.
+    pub(super) commit: u64,
+}
+
 /// The current state.
 #[derive(Debug)]
 pub(super) struct State {
@@ -221,17 +231,14 @@ impl State {
         Ok(false)
     }
 
-    /// Frames the evaluated `spec` as commit number `commit` and stages its writes. `place` is
-    /// the segment, and the offset in it, where the batch will stand.
+    /// Frames the evaluated `spec` and stages its writes.
     pub(super) fn apply(
         &mut self,
         spec: TxnSpec,
         checksums: &[u32],
-        commit: u64,
-        batch: &mut BatchBuffer,
-        place: (u64, u64),
-        staged: &mut Staged,
+        frame: Frame<'_>,
     ) -> Result<(), CommitError> {
+        let Frame { batch, place, staged, commit } = frame;
         // Everything that can fail comes first: a record must not be half framed.
         let mut changes: Vec<(Bytes, Option<Bytes>, u32, Option<Slice>)> = Vec::with_capacity(
             spec.delete.len() + spec.put.len() + self.merged.len() + 1,
@@ -285,11 +292,9 @@ impl State {
     pub(super) fn relocate(
         &mut self,
         values: Vec<MovedValue>,
-        commit: u64,
-        batch: &mut BatchBuffer,
-        place: (u64, u64),
-        staged: &mut Staged,
+        frame: Frame<'_>,
     ) -> Result<(), CommitError> {
+        let Frame { batch, place, staged, commit } = frame;
         let mut moving = Vec::with_capacity(values.len());
         for moved in values {
             let key = Bytes::copy_from_slice(&moved.pair.0);
