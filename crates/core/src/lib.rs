@@ -81,6 +81,10 @@ use crate::{
 pub struct Config {
     /// How long trash is kept where the space does not say otherwise; `None` is for ever.
     pub trash_retention: Option<Duration>,
+    /// Older revisions kept per file where the space does not say otherwise; `None` is all.
+    pub revisions_keep: Option<u32>,
+    /// How long they are kept where the space does not say otherwise; `None` is for ever.
+    pub revisions_retention: Option<Duration>,
     /// Pause between two rounds of background jobs.
     pub collect_interval: Duration,
     /// Time in which the scrub reads every chunk once; `None` switches it off.
@@ -93,6 +97,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             trash_retention: Some(Duration::from_secs(30 * 24 * 3600)),
+            revisions_keep: None,
+            revisions_retention: None,
             collect_interval: Duration::from_secs(30),
             scrub_interval: Some(Duration::from_secs(7 * 24 * 3600)),
             lease_ttl: Duration::from_secs(15),

@@ -91,7 +91,7 @@ impl Larder {
             };
             let mut references = References::default();
             references.retain(next.blob);
-            let replaced = replaced(&found);
+            let replaced = replaced(&found, self.versions_keep(&space));
             let next =
                 supersede(&mut txn, &space, &replaced, &current, next, &mut references).await?;
             references.apply(&mut txn).await?;
@@ -179,12 +179,13 @@ pub(crate) fn file_state(found: &Found) -> Result<&FileState> {
     }
 }
 
-fn replaced(found: &Found) -> Replaced<'_> {
+fn replaced(found: &Found, keep: Option<u32>) -> Replaced<'_> {
     Replaced {
         chain: &found.parent,
         name: &found.name,
         node: found.dirent.value.node,
         version: found.dirent.version,
+        keep,
     }
 }
 

@@ -353,7 +353,7 @@ pub(crate) async fn detach(
     let authority = lookup::authority(&*txn.snapshot, id, dir).await?;
     txn.hold(key.clone(), authority.version);
     txn.put(key, &Authority { state, ..authority.value });
-    txn.put(schema::topology_key(id), &());
+    txn.touch_topology(id);
     hold_stat(txn, id, dir).await
 }
 
@@ -370,7 +370,7 @@ pub(crate) async fn attach(
     txn.hold(key.clone(), authority.version);
     let place = Some((parent, name.clone()));
     txn.put(key, &Authority { place, state: DirState::Live });
-    txn.put(schema::topology_key(id), &());
+    txn.touch_topology(id);
     hold_stat(txn, id, dir).await
 }
 

@@ -112,6 +112,14 @@ impl Txn {
         self.spec.delete.push(key);
     }
 
+    /// Marks that an authority record of the space changes, once however many do.
+    pub(crate) fn touch_topology(&mut self, space: SpaceId) {
+        let key = schema::topology_key(space);
+        if !self.spec.put.iter().any(|(written, _)| *written == key) {
+            self.put(key, &());
+        }
+    }
+
     /// Adds to counters; a second addition to the same record joins the first.
     pub(crate) fn add(&mut self, key: Bytes, fields: [FieldOp; 4]) {
         match self.spec.merge.iter_mut().find(|merge| merge.key == key) {

@@ -37,7 +37,7 @@ use crate::{
         Space,
     },
     tree::{
-        create::OpenPlace,
+        create::{OpenPlace, no_parent},
         lookup::{self, Chain},
     },
     txn::{self, Stored, Txn, transact},
@@ -77,7 +77,8 @@ struct Destination {
 impl Larder {
     /// Begins an upload to a path; its commit makes the file, or a revision of it.
     ///
-    /// Errors, here or at the commit: `NotFound` for the space or the parent, `WrongType` if a
+    /// Errors, here or at the commit: `NotFound` for the space, `Conflict` if the directory that
+    /// it should go into is missing, `WrongType` if a
     /// directory has the name, `Precondition`, `QuotaExceeded`, `DiskFull`, `Denied`.
     pub async fn open_upload(
         &self,
@@ -130,6 +131,11 @@ impl Larder {
         Ok(upload)
     }
 
+    /// Older revisions that a file of this space keeps; `None` is all.
+    pub(crate) fn versions_keep(&self, space: &Space) -> Option<u32> {
+        space.policy.versions_keep.or(self.inner.config.revisions_keep)
+    }
+
     /// The directory that an upload goes to, as a snapshot has it.
     async fn open_place(
         &self,
@@ -139,7 +145,11 @@ impl Larder {
         parents: bool,
     ) -> Result<OpenPlace> {
         if let Some(parent) = place.parent {
-            let chain = lookup::chain_of(&*txn.snapshot, place.space, space, parent).await?;
+            let chain = lookup::chain_of(&*txn.snapshot, place.space, space, parent).await;
+            let chain = chain.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => no_parent(&place.path.to_string()),
+                _ => error,
+            })?;
             return Ok(OpenPlace { chain, missing: Vec::new() });
         }
         let (_, above) = place.path.split_last().ok_or_else(|| Error::internal("no name"))?;
@@ -257,7 +267,14 @@ impl Commit {
             match current {
                 Some((node, state)) => {
                     place.chain.hold(&mut txn).await?;
-                    self.overwrite(&mut txn, &space, &place.chain, node, state).await?
+                    let file = Replaced {
+                        chain: &place.chain,
+                        name: &self.place.name,
+                        node,
+                        version: state.version,
+                        keep: larder.versions_keep(&space),
+                    };
+                    self.overwrite(&mut txn, &space, &file, &state.value).await?
                 }
                 None => self.create(larder, &mut txn, &space, &place).await?,
             }
@@ -344,17 +361,15 @@ impl Commit {
         &self,
         txn: &mut Txn,
         space: &Space,
-        chain: &Chain,
-        node: NodeId,
-        current: Stored<FileState>,
+        file: &Replaced<'_>,
+        current: &FileState,
     ) -> Result<Written> {
         let mut references = References::default();
         let state = self.state(txn);
-        let dirent = Replaced { chain, name: &self.place.name, node, version: current.version };
-        let state = supersede(txn, space, &dirent, &current.value, state, &mut references).await?;
+        let state = supersede(txn, space, file, current, state, &mut references).await?;
         references.apply(txn).await?;
         self.put_blob(txn);
-        Ok(self.written(&chain.join(&self.place.name), node, &state, false))
+        Ok(self.written(&file.chain.join(file.name), file.node, &state, false))
     }
 
     fn written(&self, path: &TreePath, node: NodeId, state: &FileState, created: bool) -> Written {
@@ -481,6 +496,8 @@ pub(crate) struct Replaced<'a> {
     pub(crate) node: NodeId,
     /// Version of its directory entry.
     pub(crate) version: larder_meta::Version,
+    /// Older revisions that are kept; `None` is all.
+    pub(crate) keep: Option<u32>,
 }
 
 /// Makes `next` the current revision of a file and keeps the one before as the policy says:
@@ -498,7 +515,7 @@ pub(crate) async fn supersede(
     next.older = current.older;
     next.older_bytes = current.older_bytes;
     let mut retained = 0;
-    let keep = space.policy.versions_keep;
+    let keep = file.keep;
     if keep == Some(0) {
         references.release(current.blob);
     } else {

@@ -118,6 +118,8 @@ async fn open_larder(
     };
     let settings = larder_core::Config {
         trash_retention: config.trash_retention,
+        revisions_keep: config.revisions_keep,
+        revisions_retention: config.revisions_retention,
         collect_interval: config.collect_interval,
         scrub_interval: config.scrub_interval,
         lease_ttl: config.lease_ttl,

@@ -17,6 +17,7 @@ use larder_e2e::{
     stamp::{Stamp, identify},
     tool::{self, Dice, knob},
 };
+use serde_json::json;
 
 const WRITERS: usize = 16;
 const READY: Duration = Duration::from_secs(2);
@@ -108,7 +109,7 @@ fn killed_at_random_points_it_loses_nothing_and_leaves_nothing() {
 #[test]
 fn killed_with_uploads_in_flight_it_frees_their_room() {
     let mut server = Server::start();
-    let client = server.client();
+    let client = server.client().project("limited", &json!({"limits": {"live": 1 << 30}}));
     client.put("kept", &Stamp::new(1, 1).body(5000)).expect(201);
     let conns: Vec<Conn> = (0..50)
         .map(|number| {
@@ -125,7 +126,7 @@ fn killed_with_uploads_in_flight_it_frees_their_room() {
     server.kill9();
     drop(conns);
     server.restart();
-    let client = server.client();
+    let client = server.client().in_space("limited");
     let usage = client.usage();
     assert_eq!((usage.live, usage.retained, usage.reserved), (5000, 0, 0));
     assert_eq!(client.list("").len(), 1);

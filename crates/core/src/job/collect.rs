@@ -19,11 +19,14 @@ use crate::{
     error::{Error, Result},
     report::CollectReport,
     schema::{self, Blob, BlobState, Content},
-    txn::{self, transact},
+    txn::{self, Txn, transact},
 };
 
 /// Condemned blobs or chunks looked at per page.
 const PAGE: usize = 500;
+
+/// Blobs that one transaction marks or forgets: each is two records at most.
+const MARK_BATCH: usize = 50;
 
 impl Larder {
     /// Destroys the bytes of condemned blobs that no reader can need.
@@ -48,69 +51,53 @@ impl Larder {
                     })
                     .collect::<Result<_>>()?
             };
-            for (blob, epoch) in first_seen {
-                if self.inner.epochs.passed(epoch) {
-                    let bytes = self.destroy(blob).await?;
-                    self.inner.condemned_epochs().remove(&blob);
-                    report.blobs += 1;
-                    report.bytes += bytes;
-                } else {
-                    report.waiting += 1;
-                }
-            }
+            let passed = |epoch| self.inner.epochs.passed(epoch);
+            let (ready, waiting): (Vec<_>, Vec<_>) =
+                first_seen.into_iter().partition(|(_, epoch)| passed(*epoch));
+            report.waiting += waiting.len() as u64;
+            let blobs: Vec<BlobId> = ready.into_iter().map(|(blob, _)| blob).collect();
+            self.destroy(&blobs, &mut report).await?;
         }
     }
 
-    /// Takes one condemned blob to its end; answers its bytes.
-    async fn destroy(&self, id: BlobId) -> Result<u64> {
-        let key = schema::blob_key(id);
-        failpoint::reach("collect.condemned");
-        let (blob, _) = transact!(self, None, |txn| {
-            let Some(mut stored) = txn.get_blob(&key).await? else {
-                return self.forget_condemned(id).await;
-            };
-            match stored.value.state {
-                BlobState::Deleting => return self.destroy_bytes(id, &stored.value).await,
-                BlobState::Committed => {
-                    let detail = format!("blob {id} is committed and condemned");
-                    return Err(Error::new(ErrorKind::Corrupt, detail));
-                }
-                BlobState::Condemned => {}
-            }
-            stored.value.state = BlobState::Deleting;
-            txn.hold(key.clone(), stored.version);
-            txn.put_blob(key.clone(), &stored.value);
-            stored.value
-        });
+    /// Takes condemned blobs to their end: first all are marked, then their chunks go, then, when
+    /// no power cut can bring those back, their records.
+    async fn destroy(&self, blobs: &[BlobId], report: &mut CollectReport) -> Result<()> {
+        let mut marked = Vec::with_capacity(blobs.len());
+        for batch in blobs.chunks(MARK_BATCH) {
+            failpoint::reach("collect.condemned");
+            let (deleting, _) = transact!(self, None, |txn| { mark_deleting(&mut txn, batch).await? });
+            marked.extend(deleting);
+        }
         failpoint::reach("collect.deleting");
-        self.destroy_bytes(id, &blob).await
-    }
-
-    async fn destroy_bytes(&self, id: BlobId, blob: &Blob) -> Result<u64> {
-        if let Content::Chunks(chunks) = &blob.content {
-            for chunk in chunks {
-                self.inner.stores.holding(chunk)?.delete(chunk.id).await?;
+        for (_, blob) in &marked {
+            if let Content::Chunks(chunks) = &blob.content {
+                for chunk in chunks {
+                    self.inner.stores.holding(chunk)?.delete(chunk.id).await?;
+                }
             }
-            // A power cut must not bring back what no record names any more.
-            for store in self.inner.stores.all() {
-                store.sync_deletes().await?;
-            }
+        }
+        for store in self.inner.stores.all() {
+            store.sync_deletes().await?;
         }
         failpoint::reach("collect.bytes-deleted");
-        transact!(self, None, |txn| {
-            txn.delete(schema::blob_key(id));
-            txn.delete(schema::condemned_key(id));
-        });
-        self.inner.metrics.collected_blobs.add(1);
-        self.inner.metrics.collected_bytes.add(blob.size);
-        Ok(blob.size)
-    }
-
-    async fn forget_condemned(&self, id: BlobId) -> Result<u64> {
-        transact!(self, None, |txn| {
-            txn.delete(schema::condemned_key(id));
-        });
-        Ok(0)
+        for batch in blobs.chunks(MARK_BATCH) {
+            transact!(self, None, |txn| {
+                for id in batch {
+                    txn.delete(schema::blob_key(*id));
+                    txn.delete(schema::condemned_key(*id));
+                }
+            });
+        }
+        for id in blobs {
+            self.inner.condemned_epochs().remove(id);
+        }
+        let bytes = marked.iter().map(|(_, blob)| blob.size).sum();
+        report.blobs += marked.len() as u64;
+        report.bytes += bytes;
+        self.inner.metrics.collected_blobs.add(marked.len() as u64);
+        self.inner.metrics.collected_bytes.add(bytes);
+        Ok(())
     }
 
     /// Removes chunks that dead processes staged and never committed; answers how many. A process
@@ -176,6 +163,30 @@ impl Larder {
             }
         }
     }
+}
+
+/// Marks condemned blobs as deleting; answers those that are, with what they hold. One whose
+/// record is gone already has only its place in the queue left.
+async fn mark_deleting(txn: &mut Txn, blobs: &[BlobId]) -> Result<Vec<(BlobId, Blob)>> {
+    let mut deleting = Vec::with_capacity(blobs.len());
+    for id in blobs {
+        let key = schema::blob_key(*id);
+        let Some(mut stored) = txn.get_blob(&key).await? else { continue };
+        match stored.value.state {
+            BlobState::Deleting => {}
+            BlobState::Condemned => {
+                stored.value.state = BlobState::Deleting;
+                txn.hold(key.clone(), stored.version);
+                txn.put_blob(key, &stored.value);
+            }
+            BlobState::Committed => {
+                let detail = format!("blob {id} is committed and condemned");
+                return Err(Error::new(ErrorKind::Corrupt, detail));
+            }
+        }
+        deleting.push((*id, stored.value));
+    }
+    Ok(deleting)
 }
 
 /// Whether the record of a blob has this chunk.

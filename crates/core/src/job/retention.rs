@@ -95,8 +95,9 @@ impl Larder {
         if let Some(age) = trash_age {
             self.expire_trash(id, now, age).await?;
         }
-        if let Some(keep) = space.policy.versions_days {
-            self.expire_revisions(id, Some((now, days(keep)))).await?;
+        let keep = space.policy.versions_days.map(days).or(self.inner.config.revisions_retention);
+        if let Some(keep) = keep {
+            self.expire_revisions(id, Some((now, keep))).await?;
         }
         if let Some(limit) = space.limits.retained
             && self.retained(id).await? > limit

@@ -24,7 +24,7 @@ impl Larder {
     /// Makes a directory. With `parents`, missing directories above it too, and one that is
     /// there already is fine; answers whether this call made it.
     ///
-    /// Errors: `AlreadyExists` naming the node that has the name; `NotFound` for a missing
+    /// Errors: `AlreadyExists` naming the node that has the name; `Conflict` for a missing
     /// parent; `WrongType` where a file stands in the path.
     pub async fn create_dir(
         &self,
@@ -99,8 +99,7 @@ impl Larder {
                     return Ok(OpenPlace { chain, missing });
                 }
                 None => {
-                    let detail = format!("no such directory: `{name}`");
-                    return Err(Error::new(ErrorKind::Conflict, detail));
+                    return Err(no_parent(name.as_str()));
                 }
             }
         }
@@ -175,6 +174,11 @@ pub(crate) struct OpenPlace {
 enum Made {
     New((NodeId, larder_base::Timestamp)),
     Existing(Entry),
+}
+
+/// The directory that something shall go into is not there.
+pub(crate) fn no_parent(name: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("no such directory to put it into: `{name}`"))
 }
 
 /// The name is taken by `node`.

@@ -19,7 +19,7 @@ use crate::{
     quota::delta,
     trash,
     tree::{
-        create::exists,
+        create::{exists, no_parent},
         lookup::{self, Chain, Found},
     },
     txn::{Txn, transact},
@@ -29,8 +29,8 @@ impl Larder {
     /// Moves or renames within a space. Answers the entry at its new place, and whether the name
     /// was free before.
     ///
-    /// Errors: `NotFound` for the source or the destination's directory; `AlreadyExists` without
-    /// `overwrite`; `Denied` onto itself, into itself, or over a directory that holds the source.
+    /// Errors: `NotFound` for the source; `Conflict` if the destination's directory is missing;
+    /// `AlreadyExists` without `overwrite`; `Denied` onto itself, into itself, or over a directory that holds the source.
     pub async fn move_entry(
         &self,
         caller: &Caller,
@@ -85,7 +85,11 @@ impl Destination {
         let (name, above) = to
             .split_last()
             .ok_or_else(|| Error::new(ErrorKind::Denied, "a root cannot be replaced"))?;
-        let chain = lookup::resolve_dir(&*txn.snapshot, id, space, above).await?;
+        let chain = lookup::resolve_dir(&*txn.snapshot, id, space, above).await;
+        let chain = chain.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => no_parent(&to.to_string()),
+            _ => error,
+        })?;
         let dirent = lookup::child(&*txn.snapshot, &chain, name).await?;
         let existing =
             dirent.map(|dirent| Found { parent: chain.clone(), name: name.clone(), dirent });

@@ -97,11 +97,9 @@ fn serve(args: &ServeArgs, environment: &Environment) -> Result<()> {
     let config = settings::load(args, environment)?;
     let filter = environment.get("RUST_LOG").filter(|filter| !filter.is_empty());
     telemetry::start(filter.unwrap_or(&config.log_level), config.log_format).map_err(failed)?;
-    let mut builder = Builder::new_multi_thread();
-    if let Some(workers) = config.http_workers {
-        builder.worker_threads(workers);
-    }
-    let runtime = builder
+    // Requests have threads of their own; this one accepts connections and runs the jobs.
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| ClientError::stream(error).about("start the runtime"))?;

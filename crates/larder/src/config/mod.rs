@@ -105,9 +105,11 @@ settings! {
     /// Largest file that is accepted.
     limits_file_bytes_max: Option<Size> = "limits.file_bytes_max", "none";
 
-    /// How long an unfinished upload is kept after its last byte arrived.
+    /// How long an unfinished upload is kept after its last byte arrived. No effect yet: comes
+    /// with resumable uploads.
     upload_session_ttl: Duration = "upload.session_ttl", "1h";
-    /// Pause between two searches for abandoned uploads.
+    /// Pause between two searches for abandoned uploads. No effect yet: comes with resumable
+    /// uploads.
     upload_sweep_interval: Duration = "upload.sweep_interval", "5m";
 
     /// How long deleted files stay in the trash, unless their space says otherwise; `none` is
@@ -116,26 +118,26 @@ settings! {
 
     /// How many old revisions of a file are kept, unless its space says otherwise; `none` is
     /// all.
-    revisions_keep: Option<usize> = "revisions.keep", "none";
+    revisions_keep: Option<u32> = "revisions.keep", "none";
     /// How long old revisions of a file are kept, unless its space says otherwise; `none` is
     /// for ever.
     revisions_retention: Option<Duration> = "revisions.retention", "none";
 
     /// Pause between two runs that free the bytes nothing refers to any more.
     collect_interval: Duration = "collect.interval", "1m";
-    /// Entries of a deleted tree that are purged in one step.
-    purge_batch: usize = "purge.batch", "100";
     /// Pause between two complete readings of all stored bytes in search of damage; `none`
     /// switches them off.
     scrub_interval: Option<Duration> = "scrub.interval", "7d";
 
-    /// Pause between two signs of life that a server gives the others.
+    /// Pause between two signs of life that a server gives the others. No effect yet: comes with
+    /// storage servers.
     server_heartbeat: Duration = "server.heartbeat", "10s";
-    /// Pause between two looks at the list of storage servers.
+    /// Pause between two looks at the list of storage servers. No effect yet: comes with them.
     ring_refresh: Duration = "ring.refresh", "30s";
     /// How long a server keeps a role after its last sign of life.
     lease_ttl: Duration = "lease.ttl", "15s";
-    /// Pause between two updates of the totals that directories show.
+    /// Pause between two updates of the totals that directories show. No effect with embedded
+    /// metadata, where they are exact at once.
     stats_fold_interval: Duration = "stats.fold_interval", "1s";
 
     /// Which events are logged, in the syntax of `RUST_LOG`, which wins when it is set.

@@ -79,6 +79,14 @@ impl Setting for usize {
     }
 }
 
+impl Setting for u32 {
+    const FORM: &'static str = "number, 0 too";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "a whole number is needed".to_owned())
+    }
+}
+
 impl Setting for bool {
     const FORM: &'static str = "true or false";
 
