@@ -216,8 +216,10 @@ impl Server {
 
     fn log_tail(&self) -> String {
         let log = self.log();
-        let access = |line: &&str| line.contains("larder::access");
-        let lines: Vec<&str> = log.lines().filter(|line| !access(line)).collect();
+        let routine = |line: &&str| {
+            line.contains("larder::access") || line.contains("answer a request with an error")
+        };
+        let lines: Vec<&str> = log.lines().filter(|line| !routine(line)).collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 

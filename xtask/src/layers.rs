@@ -19,11 +19,14 @@ const CRATE: &str = "crates/core/src/";
 /// itself; on the lowest level from its peers too.
 const LEVELS: &[&[&str]] = &[
     &["lib"],
-    &["check", "job", "testing", "work"],
-    &["lifecycle", "revision", "search", "share", "trash", "upload"],
-    &["access", "blob", "lock", "tree"],
-    &["event", "identity", "lease", "quota", "space"],
-    &["account", "caller", "entry", "error", "keyed", "metrics", "report", "schema", "txn"],
+    &["check", "job", "testing"],
+    &["copy"],
+    &["relocate", "revision"],
+    &["download", "trash", "upload"],
+    &["blob", "tree"],
+    &["identity", "space"],
+    &["lease"],
+    &["access", "account", "caller", "entry", "error", "metrics", "quota", "report", "schema", "txn"],
 ];
 
 /// Every import that goes up or sideways, and every module without a level.

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use larder_base::id::{BlobId, NodeId, SpaceId};
+use larder_base::id::{BlobId, Incarnation, NodeId, SpaceId};
 use larder_meta::{Record, Snapshot};
 
 use crate::{
@@ -521,10 +521,23 @@ impl Check<'_> {
         Ok(blob.is_some_and(|blob| blob.state == BlobState::Committed))
     }
 
+    /// Whether the leftovers of a process have been removed, or never were any of a dead one:
+    /// until then its chunks have an owner, the job that will look at them.
+    async fn reconciled(&self, owner: Incarnation) -> Result<bool> {
+        if owner == self.larder.inner.incarnation {
+            return Ok(true);
+        }
+        let snapshot = self.larder.inner.meta.snapshot().await?;
+        Ok(snapshot.get(&schema::reconciled_key(owner)).await?.is_some())
+    }
+
     /// Every chunk on disk is referred to, or being staged, or its blob is condemned.
     async fn orphans(&mut self) -> Result<()> {
         for store in self.larder.inner.stores.all() {
             for owner in store.owners().await? {
+                if !self.reconciled(owner).await? {
+                    continue;
+                }
                 let mut after = None;
                 loop {
                     let chunks = store.list(owner, after, PAGE).await?;

@@ -9,6 +9,7 @@ use larder_base::{
     Timestamp,
     digest::Sha256,
     id::{NodeId, SpaceId, TrashId, UserId},
+    limits::PAGE_ENTRIES_MAX,
     name::{EntryName, TreePath},
 };
 pub use larder_chunk::placement::{Copies, Placement, Split};
@@ -131,6 +132,13 @@ pub struct ListOptions {
     pub limit: usize,
     /// Everything below, in depth-first order of names; else only the directory's own entries.
     pub recursive: bool,
+}
+
+impl ListOptions {
+    /// Entries that the page may have.
+    pub(crate) fn page_limit(&self) -> usize {
+        if self.limit == 0 { PAGE_ENTRIES_MAX } else { self.limit.min(PAGE_ENTRIES_MAX) }
+    }
 }
 
 /// One page of a listing.

@@ -9,9 +9,9 @@
 //! durable before the commit that makes them exist, and destroyed only after one that has made
 //! it impossible that anything refers to them.
 //!
-//! Imports go down only: `lib, job, check` → `upload, download, revision, trash, tree::copy` →
-//! `tree, blob` → `access, identity, lease, quota, space` → `txn, schema` →
-//! `entry, account, report, caller, error, metrics`.
+//! Imports go down only: `lib` → `check, job` → `copy` → `relocate, revision` →
+//! `download, trash, upload` → `blob, tree` → `identity, space` → `lease` →
+//! `access, quota, schema, txn` and the plain types.
 //!
 //! Not here: wire formats (doors), engines (meta), disks (chunk).
 
@@ -37,6 +37,7 @@ pub mod account;
 mod blob;
 pub mod caller;
 mod check;
+mod copy;
 mod download;
 pub mod entry;
 pub mod error;
@@ -45,6 +46,7 @@ mod job;
 mod lease;
 mod metrics;
 mod quota;
+mod relocate;
 pub mod report;
 mod revision;
 mod schema;
@@ -69,7 +71,10 @@ pub use upload::Upload;
 
 use crate::{
     blob::{Staging, epoch::Epochs},
-    identity::{login::Verified, password::Hashings},
+    identity::{
+        login::{Checking, Verified},
+        password::Hashings,
+    },
     metrics::Metrics,
     quota::Reservations,
     schema::Instance,
@@ -130,6 +135,7 @@ struct Inner {
     reservations: Arc<Reservations>,
     hashings: Hashings,
     verified: Mutex<Verified>,
+    checking: Checking,
     login_salt: [u8; 32],
     homes: Mutex<BTreeMap<UserId, SpaceId>>,
     scrub_cursors: Mutex<BTreeMap<ServerId, ChunkId>>,
@@ -221,6 +227,7 @@ impl Larder {
                 reservations: Arc::default(),
                 hashings: Hashings::default(),
                 verified: Mutex::default(),
+                checking: Checking::default(),
                 login_salt,
                 homes: Mutex::default(),
                 scrub_cursors: Mutex::default(),

@@ -75,7 +75,8 @@ impl Reservation {
         self.bytes
     }
 
-    /// To be held from before the commit until this reservation is dropped.
+    /// To be held from before the commit until this reservation is dropped; taken after the
+    /// space's gate, never before.
     pub(crate) async fn commit_window(&self) -> Option<OwnedRwLockReadGuard<()>> {
         match self.limit {
             Some(_) => Some(Arc::clone(self.all.settling(self.space)).read_owned().await),
@@ -92,11 +93,6 @@ impl Drop for Reservation {
         }
     }
 }
-
-/// What an operation that adds bytes holds until its commit is decided: the promise, and the
-/// window in which nobody else is refused because of it. Dropped in that order.
-#[derive(Debug, Default)]
-pub(crate) struct Promise(Option<(Reservation, Option<OwnedRwLockReadGuard<()>>)>);
 
 /// The space is full.
 pub(crate) fn exceeded(limit: u64) -> Error {
@@ -117,19 +113,25 @@ impl Larder {
         Ok(reservation)
     }
 
-    /// Puts a promise of `bytes` in the place of the one that an earlier attempt had.
+    /// Promises `bytes` to an attempt, on top of nothing or in place of what an earlier attempt
+    /// was promised. The commit ends the promise.
     pub(crate) async fn promise(
         &self,
-        promise: &mut Promise,
+        txn: &mut Txn,
         id: SpaceId,
         space: &Space,
         bytes: u64,
     ) -> Result<()> {
-        promise.0 = None;
-        let reservation = self.reserve(id, space, bytes).await?;
-        let window = reservation.commit_window().await;
-        promise.0 = Some((reservation, window));
-        Ok(())
+        match &mut txn.reservation {
+            Some(reservation) => {
+                let more = bytes.saturating_sub(reservation.bytes);
+                self.extend_reservation(reservation, more).await
+            }
+            None => {
+                txn.reservation = Some(self.reserve(id, space, bytes).await?);
+                Ok(())
+            }
+        }
     }
 
     /// Promises `bytes` more to a request that has a reservation.
@@ -189,6 +191,15 @@ pub(crate) fn charge(
         if let Some(merge) = txn.spec.merge.iter_mut().find(|merge| merge.key == key) {
             merge.bounds = vec![bound];
         }
+    }
+}
+
+impl Larder {
+    /// What a space holds, and what has been promised to sessions and to requests in flight.
+    pub(crate) async fn usage_now(&self, snapshot: &dyn Snapshot, id: SpaceId) -> Result<Usage> {
+        let mut usage = usage(snapshot, id).await?;
+        usage.reserved = usage.reserved.saturating_add(self.inner.reservations.promised(id));
+        Ok(usage)
     }
 }
 

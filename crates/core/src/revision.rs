@@ -16,10 +16,9 @@ use crate::{
     caller::Caller,
     entry::{Entry, ListOptions, Page, RevisionInfo, SpaceRef},
     error::{Error, Result},
-    quota::{self, Promise, delta},
+    quota::{self, delta},
     schema::{self, Dirent, DirentBody, FileState, Origin, Space},
     tree::{
-        list::page_limit,
         lookup::{self, Found},
     },
     txn::{self, Txn, transact},
@@ -41,7 +40,7 @@ impl Larder {
         let found = lookup::resolve(&*snapshot, id, &space, path).await?;
         let node = found.dirent.value.node;
         let current = file_state(&found)?;
-        let limit = page_limit(options.limit);
+        let limit = options.page_limit();
         let before = match &options.cursor {
             None => u64::MAX,
             Some(cursor) => cursor
@@ -74,14 +73,13 @@ impl Larder {
         revision: u64,
     ) -> Result<Entry> {
         let id = self.locate_space(caller, space).await?;
-        let mut promise = Promise::default();
         let (entry, _) = transact!(self, id, |txn| {
             let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
             let found = lookup::resolve(&*txn.snapshot, id, &space, path).await?;
             let current = file_state(&found)?.clone();
             let old = self.revision_state(&txn, id, &found, revision).await?;
             let more = old.size.saturating_sub(current.size);
-            self.promise(&mut promise, id, &space, more).await?;
+            self.promise(&mut txn, id, &space, more).await?;
             found.parent.hold(&mut txn).await?;
             let next = FileState {
                 modified: txn.now,
@@ -98,7 +96,6 @@ impl Larder {
             let path = found.parent.join(&found.name);
             lookup::file_entry(id, path, found.dirent.value.node, &next)
         });
-        drop(promise);
         Ok(entry)
     }
 

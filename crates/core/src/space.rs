@@ -22,11 +22,9 @@ use crate::{
         SpaceRef,
     },
     error::{Error, Result},
-    quota,
     schema::{
         self, Authority, DirState, JobWork, Location, Place, Space, SpaceState,
     },
-    tree::list::page_limit,
     txn::{self, Txn, transact},
 };
 
@@ -147,7 +145,7 @@ impl Larder {
     /// One page of the spaces that the caller may see; the cursor is the last id given.
     pub async fn spaces(&self, caller: &Caller, options: &ListOptions) -> Result<Page<SpaceInfo>> {
         let snapshot = self.inner.meta.snapshot().await?;
-        let limit = page_limit(options.limit);
+        let limit = options.page_limit();
         let prefix = schema::spaces_prefix();
         let mut after = match &options.cursor {
             None => None,
@@ -167,7 +165,7 @@ impl Larder {
                 let visible = space.state == SpaceState::Enabled
                     && authorize(caller, &space, Right::Read).is_ok();
                 if visible && entries.len() < limit {
-                    entries.push(info(&*snapshot, id, space).await?);
+                    entries.push(self.space_info(&*snapshot, id, space).await?);
                 }
             }
             match records.last() {
@@ -187,7 +185,7 @@ impl Larder {
         let id = self.locate_space(caller, space).await?;
         let snapshot = self.inner.meta.snapshot().await?;
         let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
-        info(&*snapshot, id, space).await
+        self.space_info(&*snapshot, id, space).await
     }
 
     /// Changes a space: limits by administrators, name and policy by its owner too. A limit may
@@ -241,6 +239,24 @@ impl Larder {
         Ok(())
     }
 
+    async fn space_info(
+        &self,
+        snapshot: &dyn Snapshot,
+        id: SpaceId,
+        space: Space,
+    ) -> Result<SpaceInfo> {
+        Ok(SpaceInfo {
+            id,
+            name: space.name,
+            kind: space.kind,
+            owner: space.owner,
+            limits: space.limits,
+            policy: space.policy,
+            usage: self.usage_now(snapshot, id).await?,
+            created: space.created,
+        })
+    }
+
     /// Marks a space as going and queues the job that removes it.
     pub(crate) fn condemn_space(&self, txn: &mut Txn, id: SpaceId, space: Space) {
         txn.delete(schema::space_name_key(&space.name));
@@ -248,20 +264,6 @@ impl Larder {
         txn.put(schema::space_key(id), &space);
         self.queue_job(txn, JobWork::PurgeSpace { space: id });
     }
-}
-
-async fn info(snapshot: &dyn Snapshot, id: SpaceId, space: Space) -> Result<SpaceInfo> {
-    let usage = quota::usage(snapshot, id).await?;
-    Ok(SpaceInfo {
-        id,
-        name: space.name,
-        kind: space.kind,
-        owner: space.owner,
-        limits: space.limits,
-        policy: space.policy,
-        usage,
-        created: space.created,
-    })
 }
 
 fn name_taken(id: SpaceId) -> Error {

@@ -21,14 +21,13 @@ use crate::{
         Conditions, Entry, ListOptions, Page, RestoreOptions, SpaceRef, Target, TrashItem,
     },
     error::{Error, Result},
-    quota::{self, Promise, delta},
+    quota::{self, delta},
     schema::{
         self, Authority, DirState, Dirent, DirentBody, Job, JobState, JobWork, Location, Place,
         STAT_DIRS, STAT_FILES, STAT_SIZE, Space, Trashed, TrashedBody,
     },
     tree::{
         create::{OpenPlace, exists},
-        list::page_limit,
         lookup::{self, Chain, Found},
     },
     txn::{self, Stored, Txn, transact},
@@ -121,7 +120,7 @@ impl Larder {
         let id = self.locate_space(caller, space).await?;
         let snapshot = self.inner.meta.snapshot().await?;
         self.read_space(&*snapshot, caller, id, Right::Read).await?;
-        let limit = page_limit(options.limit);
+        let limit = options.page_limit();
         let prefix = schema::trash_prefix(id);
         let mut end = match &options.cursor {
             None => larder_meta::store::prefix_end(&prefix)
@@ -167,19 +166,17 @@ impl Larder {
         options: &RestoreOptions,
     ) -> Result<Entry> {
         let id = self.locate_space(caller, space).await?;
-        let mut promise = Promise::default();
         let (entry, _) = transact!(self, id, |txn| {
             let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
             let key = schema::trash_key(id, item);
             let trashed = read_item(&txn, &key).await?;
-            self.promise(&mut promise, id, &space, trashed.value.size).await?;
+            self.promise(&mut txn, id, &space, trashed.value.size).await?;
             txn.hold(key.clone(), trashed.version);
             txn.delete(key);
             let (place, name) =
                 self.restore_place(&mut txn, id, &space, &trashed.value, options).await?;
             self.restore_once(&mut txn, &space, &place, &name, &trashed.value).await?
         });
-        drop(promise);
         Ok(entry)
     }
 

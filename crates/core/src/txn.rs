@@ -23,6 +23,7 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use crate::{
     Larder,
     error::{Error, Result},
+    quota::Reservation,
     schema,
 };
 
@@ -65,11 +66,13 @@ pub(crate) struct Txn {
     pub(crate) spec: TxnSpec,
     /// One time for everything that this commit writes.
     pub(crate) now: Timestamp,
+    /// Bytes promised to this operation; the promise ends with the commit.
+    pub(crate) reservation: Option<Reservation>,
 }
 
 impl Txn {
     pub(crate) fn new(snapshot: Arc<dyn Snapshot>, now: Timestamp) -> Self {
-        Self { snapshot, spec: TxnSpec::default(), now }
+        Self { snapshot, spec: TxnSpec::default(), now, reservation: None }
     }
 
     /// Reads a record.
@@ -211,11 +214,13 @@ pub(crate) struct Attempts {
     space: Option<SpaceId>,
     made: u32,
     alone: Option<OwnedRwLockWriteGuard<()>>,
+    /// What the attempt before was promised.
+    reservation: Option<Reservation>,
 }
 
 impl Attempts {
     pub(crate) fn new(space: impl Into<Option<SpaceId>>) -> Self {
-        Self { space: space.into(), made: 0, alone: None }
+        Self { space: space.into(), made: 0, alone: None, reservation: None }
     }
 }
 
@@ -240,7 +245,9 @@ impl Larder {
             }
         }
         attempts.made += 1;
-        Ok(Txn::new(self.inner.meta.snapshot().await?, self.inner.env.now()))
+        let mut txn = Txn::new(self.inner.meta.snapshot().await?, self.inner.env.now());
+        txn.reservation = attempts.reservation.take();
+        Ok(txn)
     }
 
     /// Commits an attempt. `None` means that it must be made again.
@@ -249,7 +256,7 @@ impl Larder {
         txn: Txn,
         attempts: &mut Attempts,
     ) -> Result<Option<Revision>> {
-        let Txn { mut spec, snapshot, .. } = txn;
+        let Txn { mut spec, snapshot, reservation, .. } = txn;
         drop(snapshot);
         spec.fence = Some(self.inner.incarnation);
         failpoint::reach("commit.before");
@@ -257,7 +264,18 @@ impl Larder {
             Some(space) if attempts.alone.is_none() => Some(self.inner.gates.of(space).read().await),
             _ => None,
         };
+        let window = match &reservation {
+            Some(reservation) => reservation.commit_window().await,
+            None => None,
+        };
         let result = self.inner.meta.commit(spec).await;
+        if matches!(result, Err(CommitError::Conflict(_))) {
+            attempts.reservation = reservation;
+        } else {
+            // Inside the window: nobody is refused because these bytes are counted twice.
+            drop(reservation);
+        }
+        drop(window);
         drop(together);
         match result {
             Ok(Committed::Now(revision)) => {

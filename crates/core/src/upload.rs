@@ -250,8 +250,8 @@ impl Commit {
             return Err(Error::invalid("the body does not have the digest declared"));
         }
         let id = self.place.space;
-        let mut window = None;
         let (written, _) = transact!(larder, id, |txn| {
+            txn.reservation = self.reservation.take().or(txn.reservation);
             let caller = &self.place.caller;
             let space = larder.enter_space(&mut txn, caller, id, Right::Write).await?;
             let parents = self.options.parents;
@@ -261,8 +261,7 @@ impl Commit {
             if space.limits.live.is_some() {
                 let replaced = current.as_ref().map_or(0, |(_, state)| state.value.size);
                 let more = self.finished.size.saturating_sub(replaced);
-                drop(window.take());
-                window = self.ensure_reserved(larder, &space, more).await?;
+                larder.promise(&mut txn, id, &space, more).await?;
             }
             match current {
                 Some((node, state)) => {
@@ -279,32 +278,7 @@ impl Commit {
                 None => self.create(larder, &mut txn, &space, &place).await?,
             }
         });
-        // The reservation ends inside its window, so that no refusal counts these bytes twice.
-        self.reservation = None;
-        drop(window);
         Ok(written)
-    }
-
-    async fn ensure_reserved(
-        &mut self,
-        larder: &Larder,
-        space: &Space,
-        bytes: u64,
-    ) -> Result<Option<tokio::sync::OwnedRwLockReadGuard<()>>> {
-        match &mut self.reservation {
-            Some(reservation) => {
-                let more = bytes.saturating_sub(reservation.bytes());
-                larder.extend_reservation(reservation, more).await?;
-            }
-            None => {
-                let reservation = larder.reserve(self.place.space, space, bytes).await?;
-                self.reservation = Some(reservation);
-            }
-        }
-        match &self.reservation {
-            Some(reservation) => Ok(reservation.commit_window().await),
-            None => Ok(None),
-        }
     }
 
     /// The blob record of this body, with its first reference.

@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! cargo run --release -p larder-meta --example commit_rate -- DIRECTORY [SECONDS]
+//! cargo run --release -p larder-meta --example commit_rate -- fill DIRECTORY SECONDS
+//! cargo run --release -p larder-meta --example commit_rate -- open DIRECTORY
 //! ```
+//!
+//! `fill` ends as a crash would, `open` says how long opening takes then.
 //!
 //! Each commit is like that of a small upload: it compares four records of a directory's chain,
 //! puts the entry, the file, the revision and the body, and adds to two counters. Not here: a
@@ -35,6 +39,17 @@ use larder_meta::{
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let directory = arguments.next().expect("a directory to work in");
+    if directory == "fill" || directory == "open" {
+        let path = arguments.next().expect("the directory of a store");
+        let path = Path::new(&path);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        if directory == "open" {
+            return runtime.block_on(open(path));
+        }
+        let seconds = arguments.next().map_or(10.0, |text| text.parse().unwrap());
+        return runtime.block_on(measure(path, 2000, 64, Duration::from_secs_f64(seconds), true));
+    }
     let seconds = arguments.next().map_or(2.0, |text| text.parse().unwrap());
     let length = Duration::from_secs_f64(seconds);
     let directory = Path::new(&directory);
@@ -46,7 +61,7 @@ fn main() {
     for body in [100, 4096, 65536] {
         for writers in [1, 16, 64] {
             let path = directory.join(format!("store-{body}-{writers}"));
-            runtime.block_on(measure(&path, body, writers, length));
+            runtime.block_on(measure(&path, body, writers, length, false));
             std::fs::remove_dir_all(&path).unwrap();
         }
     }
@@ -74,7 +89,12 @@ fn syncs(directory: &Path, bytes: usize) -> f64 {
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-fn upload(writer: u64, number: u64, body: &Bytes, chain: &[(Bytes, larder_meta::Version)]) -> TxnSpec {
+fn upload(
+    writer: u64,
+    number: u64,
+    body: &Bytes,
+    chain: &[(Bytes, larder_meta::Version)],
+) -> TxnSpec {
     let mut spec = TxnSpec::default();
     for (key, version) in chain {
         spec.expect_version(key.clone(), *version);
@@ -96,14 +116,47 @@ fn upload(writer: u64, number: u64, body: &Bytes, chain: &[(Bytes, larder_meta::
     for counters in ["st-root", "qs-home"] {
         spec.merge.push(Merge {
             key: Bytes::copy_from_slice(counters.as_bytes()),
-            fields: [FieldOp::Add(body.len() as i64), FieldOp::Add(1), FieldOp::Max(1), FieldOp::Keep],
+            fields: [
+                FieldOp::Add(body.len() as i64),
+                FieldOp::Add(1),
+                FieldOp::Max(1),
+                FieldOp::Keep,
+            ],
             bounds: Vec::new(),
         });
     }
     spec
 }
 
-async fn measure(path: &Path, body: usize, writers: u64, length: Duration) {
+async fn open(path: &Path) {
+    let start = Instant::now();
+    let store = EmbeddedStore::open(path, EmbeddedOptions::default(), &Env::system()).unwrap();
+    let opened = start.elapsed();
+    println!("open: {:.0} ms; {:?} {}", opened.as_secs_f64() * 1e3, store.statistics(), memory());
+    let view = store.snapshot().await.unwrap();
+    let start = Instant::now();
+    let page = view.scan(b"de", b"df", 1000).await.unwrap();
+    println!("first page of {}: {} us", page.len(), start.elapsed().as_micros());
+    let start = Instant::now();
+    for _ in 0..100 {
+        view.scan(b"de", b"df", 1000).await.unwrap();
+    }
+    println!("page: {} us", start.elapsed().as_micros() / 100);
+    for family in ["no", "bl"] {
+        let keys: Vec<Bytes> =
+            page.iter().map(|(key, _)| [family.as_bytes(), &key[2..]].concat().into()).collect();
+        for pass in ["cold", "warm"] {
+            let start = Instant::now();
+            for key in &keys {
+                assert!(view.get(key).await.unwrap().is_some());
+            }
+            let each = start.elapsed().as_secs_f64() * 1e6 / keys.len() as f64;
+            println!("get {family} {pass}: {each:.1} us");
+        }
+    }
+}
+
+async fn measure(path: &Path, body: usize, writers: u64, length: Duration, crash: bool) {
     let env = Env::system();
     let store = Arc::new(EmbeddedStore::open(path, EmbeddedOptions::default(), &env).unwrap());
     let mut chain = Vec::new();
@@ -164,6 +217,10 @@ async fn measure(path: &Path, body: usize, writers: u64, length: Duration) {
         (cpu() - before) / commits,
         (thread_cpu("meta-commit") - committer_before) / commits,
     );
+    if crash {
+        println!("{:?} {}", store.statistics(), memory());
+        std::process::abort();
+    }
     if std::env::var_os("VERBOSE").is_some() {
         println!("{:?} {}", store.statistics(), memory());
     }

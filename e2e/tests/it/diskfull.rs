@@ -131,8 +131,8 @@ fn a_full_disk_refuses_writes_loses_nothing_and_recovers() {
         let client = server.client();
         // Deleting, purging and collecting need no room that is not there.
         let some = acked.len() / 3;
-        for (path, _) in acked.drain(..some) {
-            client.rm(&path).expect(204);
+        for (path, _) in &acked.drain(..some).collect::<Vec<_>>() {
+            client.rm(path).expect(204);
         }
         client.empty_trash().expect(204);
         client.gc();
@@ -201,7 +201,11 @@ fn after_a_failed_sync_nothing_more_is_acknowledged() {
     let ready = Client::anonymous(server.addr()).send("GET", "/ready", &[], None);
     assert_eq!(ready.status, 503, "{ready}");
     assert!(server.log().contains("ERROR"), "it says so in its log");
-    all_there(&client, &acked[..5]);
+    // What it still reads is right; it may also refuse to.
+    for (path, stamp) in &acked[..5] {
+        let answer = client.get(path).expect_any(&[200, 503]);
+        assert!(answer.status == 503 || identify(&answer.body) == Ok(*stamp), "{path}");
+    }
     server.kill9();
     server.options().under.clear();
     server.restart();

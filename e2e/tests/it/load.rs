@@ -52,6 +52,7 @@ fn a_hundred_large_transfers_at_once_fit_into_little_memory() {
     let _alone = tool::heavy();
     let server = Server::start();
     let client = server.client();
+    client.mkdir("warm-up").expect(201);
     let len = (knob("LARDER_E2E_UPLOAD_MIB", 3) << 20) + 77;
     race(&client, 100, |number, client| {
         stream_up(client, &format!("f{number}"), Stamp::new(number as u32, 0), len);

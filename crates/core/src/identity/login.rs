@@ -6,7 +6,11 @@
 //!
 //! Not here: reading credentials out of a request (the doors).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use larder_base::{
@@ -39,6 +43,24 @@ const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$\
 /// Verified passwords, by the name they came with.
 #[derive(Default)]
 pub(crate) struct Verified(BTreeMap<Box<str>, Remembered>);
+
+/// Names whose password is being checked right now: of many requests that bring the same name,
+/// one computes the hash and the others wait for what it finds.
+#[derive(Debug, Default)]
+pub(crate) struct Checking(Mutex<BTreeMap<Box<str>, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Checking {
+    fn of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut checking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = checking.get(name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        checking.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        checking.insert(name.into(), Arc::downgrade(&turn));
+        turn
+    }
+}
 
 #[derive(Clone)]
 struct Remembered {
@@ -105,17 +127,16 @@ impl Larder {
 
     async fn authenticate_password(&self, name: &str, password: &str) -> Result<Caller> {
         let digest = self.salted(password);
-        let snapshot = self.inner.meta.snapshot().await?;
-        let remembered = self.inner.verified().0.get(name).cloned();
-        if let Some(known) = remembered
-            && known.until > self.inner.env.monotonic()
-            && bool::from(known.digest.0.ct_eq(&digest.0))
-        {
-            let stored = txn::get::<User>(&*snapshot, &schema::user_key(known.user)).await?;
-            if let Some(stored) = stored.filter(|stored| stored.version == known.version) {
-                return caller(known.user, known.name, &stored.value);
-            }
+        if let Some(known) = self.recall(name, &digest).await? {
+            return known;
         }
+        let turn = self.inner.checking.of(name);
+        let _turn = turn.lock().await;
+        // Whoever had the turn before may have found it out.
+        if let Some(known) = self.recall(name, &digest).await? {
+            return known;
+        }
+        let snapshot = self.inner.meta.snapshot().await?;
         let found = match txn::get::<UserId>(&*snapshot, &schema::user_name_key(name)).await? {
             Some(id) => {
                 let stored = txn::get::<User>(&*snapshot, &schema::user_key(id.value)).await?;
@@ -133,6 +154,19 @@ impl Larder {
         let shown: Arc<str> = stored.value.name.as_str().into();
         self.remember(name, id, &shown, &stored, digest);
         caller(id, shown, &stored.value)
+    }
+
+    /// What is remembered of this name and password, if the user has not changed since.
+    async fn recall(&self, name: &str, digest: &Sha256) -> Result<Option<Result<Caller>>> {
+        let Some(known) = self.inner.verified().0.get(name).cloned() else { return Ok(None) };
+        let now = self.inner.env.monotonic();
+        if known.until <= now || !bool::from(known.digest.0.ct_eq(&digest.0)) {
+            return Ok(None);
+        }
+        let snapshot = self.inner.meta.snapshot().await?;
+        let stored = txn::get::<User>(&*snapshot, &schema::user_key(known.user)).await?;
+        let stored = stored.filter(|stored| stored.version == known.version);
+        Ok(stored.map(|stored| caller(known.user, known.name, &stored.value)))
     }
 
     fn remember(

@@ -24,7 +24,6 @@ use crate::{
     entry::{ListOptions, Page},
     error::{Error, Result},
     schema::{self, ApiKey, Space, User},
-    tree::list::page_limit,
     txn::{self, Stored, Txn, transact},
 };
 
@@ -59,7 +58,7 @@ impl Larder {
     pub async fn users(&self, caller: &Caller, options: &ListOptions) -> Result<Page<UserInfo>> {
         require_admin(caller)?;
         let snapshot = self.inner.meta.snapshot().await?;
-        let limit = page_limit(options.limit);
+        let limit = options.page_limit();
         let after = match &options.cursor {
             None => None,
             Some(cursor) => {

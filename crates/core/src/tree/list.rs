@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use larder_base::{
     id::{NodeId, SpaceId},
-    limits::{PAGE_ENTRIES_MAX, TREE_DEPTH_MAX},
+    limits::TREE_DEPTH_MAX,
     name::{EntryName, TreePath},
 };
 use larder_meta::{Merge, Snapshot};
@@ -42,7 +42,7 @@ impl Larder {
         let snapshot = self.inner.meta.snapshot().await?;
         let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
         let chain = lookup::resolve_dir(&*snapshot, id, &space, path.names()).await?;
-        let limit = page_limit(options.limit);
+        let limit = options.page_limit();
         let after = match &options.cursor {
             Some(cursor) => read_cursor(cursor)?.names().to_vec(),
             None => Vec::new(),
@@ -60,11 +60,6 @@ impl Larder {
         });
         Ok(Page { entries, cursor })
     }
-}
-
-/// The number of entries that a page may have.
-pub(crate) fn page_limit(asked: usize) -> usize {
-    if asked == 0 { PAGE_ENTRIES_MAX } else { asked.min(PAGE_ENTRIES_MAX) }
 }
 
 /// A cursor: the names below the listed directory, so that it means the same on every gateway.

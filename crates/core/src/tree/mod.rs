@@ -11,10 +11,9 @@
 //! authority records of the whole chain up to the root, and whoever moves or trashes a directory
 //! writes its authority record.
 //!
-//! Not here: contents of files (`upload`, `download`, `revision`), the trash (`trash`).
+//! Not here: contents of files (`upload`, `download`, `revision`), the trash (`trash`), moves
+//! and copies (`relocate`, `copy`).
 
-pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod list;
 pub(crate) mod lookup;
-pub(crate) mod relocate;

@@ -166,7 +166,7 @@ fn a_header_that_is_not_ours_is_refused() {
     file.write_all_at(b"X", 0).unwrap();
     let error = log.open_segment(1).unwrap_err().to_string();
     assert!(error.contains("damaged header"), "{error}");
-    std::fs::write(dir.path().join("log/notes.txt"), "x").unwrap();
+    crate::fsx::write_atomic(&dir.path().join("log/notes.txt"), b"x", &Faults::none()).unwrap();
     let error = LogDirectory::open(&dir.path().join("log"), &Faults::none()).unwrap_err();
     assert!(matches!(error, LogError::Foreign(_)));
 }

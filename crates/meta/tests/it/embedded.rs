@@ -490,6 +490,28 @@ async fn an_old_view_keeps_its_moment_through_flush_merge_and_collection() {
     assert!(free < held, "what only the view needed is given back: {free} of {held}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_holds_too_much_memory_fails_and_new_ones_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    store.commit(put("a", "1")).await.unwrap();
+    let old = store.snapshot().await.unwrap();
+    let mut commits = 0_u64;
+    while let Ok(found) = old.get(b"a").await {
+        assert_eq!(found.unwrap().value, "1");
+        let puts = (0..50).map(|i| (format!("{}", i * 31 % 99).into(), body(i, 500)));
+        let spec = TxnSpec { put: puts.chain([("a".into(), "2".into())]).collect(), ..TxnSpec::default() };
+        store.commit(spec).await.unwrap();
+        commits += 1;
+        assert!(statistic(&store, "overlay_bytes") < 24 * (128 << 10), "memory is bounded");
+        assert!(commits < 10_000);
+    }
+    assert!(commits > 10, "a view may be kept for a while");
+    assert!(matches!(old.scan(b"", b"z", 9).await, Err(MetaError::Unavailable(_))));
+    assert_eq!(get(&store, "a").await.as_deref(), Some(&b"2"[..]));
+    assert_eq!(store.health(), Health::Ready);
+}
+
 #[tokio::test]
 async fn a_second_open_is_refused_and_a_closed_store_can_be_opened_again() {
     let directory = tempfile::tempdir().unwrap();

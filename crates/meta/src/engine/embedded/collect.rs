@@ -134,10 +134,7 @@ impl Collector {
     }
 
     /// Has the overlay sealed and waits until it is in the tables.
-    fn settle(
-        &self,
-        request: impl FnOnce(oneshot::Sender<u64>) -> Request,
-    ) -> Result<(), String> {
+    fn settle(&self, request: impl FnOnce(oneshot::Sender<u64>) -> Request) -> Result<(), String> {
         let closed = || "closed".to_owned();
         let (answer, answered) = oneshot::channel();
         self.queue.blocking_send(request(answer)).map_err(|_| closed())?;

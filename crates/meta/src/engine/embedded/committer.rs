@@ -262,9 +262,7 @@ impl Committer {
         }
         if wanted > self.writer.room() && !self.roll(freeing) {
             return match self.shared.status.failure() {
-                Some(_) => {
-                    Room::None(CommitError::Unavailable(self.shared.status.unavailable()))
-                }
+                Some(_) => Room::None(CommitError::Unavailable(self.shared.status.unavailable())),
                 None => Room::None(CommitError::Full),
             };
         }

@@ -8,10 +8,7 @@
 //!
 //! Not here: durability ([`super::committer`]).
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use larder_base::digest::crc32c;
@@ -240,9 +237,8 @@ impl State {
     ) -> Result<(), CommitError> {
         let Frame { batch, place, staged, commit } = frame;
         // Everything that can fail comes first: a record must not be half framed.
-        let mut changes: Vec<(Bytes, Option<Bytes>, u32, Option<Slice>)> = Vec::with_capacity(
-            spec.delete.len() + spec.put.len() + self.merged.len() + 1,
-        );
+        let mut changes: Vec<(Bytes, Option<Bytes>, u32, Option<Slice>)> =
+            Vec::with_capacity(spec.delete.len() + spec.put.len() + self.merged.len() + 1);
         let operation = spec.operation.as_ref().map(|operation| *operation.id.as_bytes());
         for key in spec.delete {
             let old = self.get(&key, staged)?;

@@ -21,6 +21,10 @@ use super::{
     tables::{self, RUNS_MAX},
 };
 
+/// With more than this many times the overlay's size in memory, old views are given up. Four
+/// are in use without any.
+const VIEWS_OVERLAYS: u64 = 8;
+
 /// Flushes what is sealed until the engine ends; at a close, all of it.
 pub(super) fn run(shared: &Shared, queue: &mpsc::Sender<Request>) {
     let status = &shared.status;
@@ -37,18 +41,30 @@ pub(super) fn run(shared: &Shared, queue: &mpsc::Sender<Request>) {
             status.flush_wanted.wait_at_most(seen, RETRY * 20);
             continue;
         }
-        let seen_merged = status.merged.seen();
+        let merged = status.merged.seen();
         if shared.tables.runs() > RUNS_MAX && !status.ending() {
+            // Not longer than this: on a full disk, merging may be what cannot go on.
             status.merge_wanted.notify();
-            status.merged.wait(seen_merged);
-            continue;
+            status.merged.wait_at_most(merged, RETRY);
         }
         if flush(shared) {
+            give_up_old_views(shared);
             // The number that the flush drew is to become visible, so that what it replaced can
             // be let go of. If the queue is full, the next commit does that.
             let _full = queue.try_send(Request::Tick);
         } else {
             status.flush_wanted.wait_at_most(status.flush_wanted.seen(), RETRY);
+        }
+    }
+}
+
+/// What the tables keep for old views is in memory. Keeps that within bounds.
+fn give_up_old_views(shared: &Shared) {
+    let bound = VIEWS_OVERLAYS * shared.options.overlay_bytes;
+    while shared.tables.memory_bytes() > bound && shared.tracker.give_up_oldest() {
+        tracing::warn!("gave up snapshots that were kept open for too long");
+        if let Err(error) = shared.tables.tidy(shared.tracker.watermark()) {
+            tracing::warn!(%error, "let go of old tables");
         }
     }
 }
@@ -109,8 +125,9 @@ pub(super) fn keep_reserve(shared: &Shared) {
         shared.status.tables_full.store(false, Ordering::Release);
         return;
     }
-    let made = DiskFile::create_new(path, Access::WRITE, faults)
-        .and_then(|file| file.allocate(shared.options.reserve_bytes).and_then(|()| file.sync_all()));
+    let made = DiskFile::create_new(path, Access::WRITE, faults).and_then(|file| {
+        file.allocate(shared.options.reserve_bytes).and_then(|()| file.sync_all())
+    });
     match made {
         Ok(()) => shared.status.tables_full.store(false, Ordering::Release),
         Err(_no_room) => {
@@ -141,6 +158,7 @@ pub(super) fn run_merger(shared: &Shared) {
                 if let Err(error) = shared.tables.remove_leftovers(floor, watermark) {
                     tracing::warn!(%error, "remove unfinished tables");
                 }
+                status.merge_wanted.wait_at_most(seen, RETRY);
             }
             Err(error) => return status.fail(&format!("merge tables: {error}")),
         }

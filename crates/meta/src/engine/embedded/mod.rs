@@ -73,7 +73,8 @@ pub struct EmbeddedOptions {
     /// the file system: 64 MiB, less on small ones.
     pub segment_bytes: u64,
     /// The overlay is written to the tables when it has this size. Up to four times as much is
-    /// in memory: one part that grows, two that wait, one that old views still look at.
+    /// in memory: one part that grows, two that wait, one that was just written; and up to
+    /// eight times if snapshots stay open. Beyond that the oldest of those fail.
     pub overlay_bytes: u64,
     /// The overlay is also written when this much of the log has been written since. Both bound
     /// what is replayed at open.
@@ -87,9 +88,9 @@ pub struct EmbeddedOptions {
 impl Default for EmbeddedOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 48 << 20,
+            cache_bytes: 40 << 20,
             segment_bytes: 0,
-            overlay_bytes: 12 << 20,
+            overlay_bytes: 10 << 20,
             unflushed_bytes: 192 << 20,
             reserve_bytes: 0,
             faults: Faults::none(),

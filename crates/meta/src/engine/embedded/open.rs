@@ -101,11 +101,7 @@ impl EmbeddedStore {
     ///
     /// Blocks while the log is replayed: at most about half a second, see
     /// [`EmbeddedOptions::unflushed_bytes`].
-    pub fn open(
-        directory: &Path,
-        options: EmbeddedOptions,
-        env: &Env,
-    ) -> Result<Self, OpenError> {
+    pub fn open(directory: &Path, options: EmbeddedOptions, env: &Env) -> Result<Self, OpenError> {
         let mut salt = [0; 8];
         env.fill_random(&mut salt);
         let options = options.for_directory(directory).map_err(OpenError::io(directory))?;
@@ -158,7 +154,11 @@ impl EmbeddedStore {
 }
 
 /// Locks the directory and sees that it is ours and whole; fills it if it is empty.
-fn take(directory: &Path, options: &EmbeddedOptions, salt: u64) -> Result<DirectoryLock, OpenError> {
+fn take(
+    directory: &Path,
+    options: &EmbeddedOptions,
+    salt: u64,
+) -> Result<DirectoryLock, OpenError> {
     let faults = &options.faults;
     fsx::create_directory(directory, faults).map_err(OpenError::io(directory))?;
     let identity_path = directory.join("identity");
@@ -168,7 +168,9 @@ fn take(directory: &Path, options: &EmbeddedOptions, salt: u64) -> Result<Direct
         Err(IdentityError::Damaged(path)) => {
             return Err(OpenError::Damaged(path.display().to_string()));
         }
-        Err(IdentityError::Io(source)) => return Err(OpenError::Io { path: identity_path, source }),
+        Err(IdentityError::Io(source)) => {
+            return Err(OpenError::Io { path: identity_path, source });
+        }
     };
     if identity.is_none() && !is_empty(directory).map_err(OpenError::io(directory))? {
         return Err(OpenError::Foreign(directory.to_owned()));
@@ -228,18 +230,13 @@ fn fill(directory: &Path, options: &EmbeddedOptions, salt: u64) -> Result<(), Op
         }
     }
     let log = LogDirectory::create(&directory.join("log"), faults)?;
-    let header = larder_disk::log::SegmentHeader {
-        sequence: 1,
-        salt,
-        capacity: options.segment_bytes,
-    };
+    let header =
+        larder_disk::log::SegmentHeader { sequence: 1, salt, capacity: options.segment_bytes };
     log.prepare(header, None).map_err(OpenError::io(&log.segment_path(1)))?;
     drop(Tables::open(&directory.join("tables"), options.cache_bytes)?);
     fsx::sync_directory(directory, faults).map_err(OpenError::io(directory))?;
-    let identity = Identity {
-        kind: KIND.to_owned(),
-        values: vec![("format".to_owned(), FORMAT.to_owned())],
-    };
+    let identity =
+        Identity { kind: KIND.to_owned(), values: vec![("format".to_owned(), FORMAT.to_owned())] };
     let path = directory.join("identity");
     identity.write(&path, faults).map_err(OpenError::io(&path))?;
     fsx::remove(&marker, faults).map_err(OpenError::io(&marker))?;

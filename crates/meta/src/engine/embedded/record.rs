@@ -78,7 +78,11 @@ pub(super) fn decode_raw(raw: &[u8]) -> Result<(Version, Raw<'_>), Malformed> {
                 length: bytes.u32()?,
                 crc: bytes.u32()?,
             };
-            if bytes.rest.is_empty() { Ok((version, Raw::Pointer(pointer))) } else { Err(Malformed) }
+            if bytes.rest.is_empty() {
+                Ok((version, Raw::Pointer(pointer)))
+            } else {
+                Err(Malformed)
+            }
         }
         _ => Err(Malformed),
     }
@@ -318,8 +322,7 @@ impl Checkpoint {
         }
         bytes.extend_from_slice(&(self.accounts.len() as u32).to_le_bytes());
         for (segment, account) in &self.accounts {
-            for number in
-                [*segment, account.capacity, account.used, account.live, account.pointed]
+            for number in [*segment, account.capacity, account.used, account.live, account.pointed]
             {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }

@@ -10,7 +10,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use larder_base::digest::crc32c;
-use larder_disk::log::{BATCH_HEADER, BLOCK, LogDirectory, LogError, Reader, Segment, Writer, padded};
+use larder_disk::log::{
+    BATCH_HEADER, BLOCK, LogDirectory, LogError, Reader, Segment, Writer, padded,
+};
 
 use super::{
     OpenError,

@@ -2,13 +2,15 @@
 //!
 //! A view sees the commits before its *bound*. The tables keep what open views see, and a log
 //! segment is recycled only when every view was opened after the last pointer into it was gone.
+//! What the tables keep for a view is memory: a view that stays open while a lot is written has
+//! to be given up, and then reads of it fail.
 //!
 //! Not here: reading ([`super::view`]).
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,6 +21,8 @@ pub(super) struct Tracker {
     visible: AtomicU64,
     /// How many views have this bound.
     open: Mutex<BTreeMap<u64, u32>>,
+    /// Views with bounds below this were given up. Held by whoever reads through a view.
+    given_up: RwLock<u64>,
 }
 
 impl Tracker {
@@ -48,6 +52,28 @@ impl Tracker {
     /// Opens a second view with the bound of one that is open.
     pub(super) fn enter_again(&self, bound: u64) {
         *self.open().entry(bound).or_insert(0) += 1;
+    }
+
+    /// To be held while something is read through a view; `None` if the view was given up.
+    pub(super) fn reading(&self, bound: u64) -> Option<RwLockReadGuard<'_, u64>> {
+        let given_up = self.given_up.read().unwrap_or_else(PoisonError::into_inner);
+        (bound >= *given_up).then_some(given_up)
+    }
+
+    /// Gives up the oldest views; `false` if none is older than what is visible now. Waits for
+    /// reads that are being done.
+    pub(super) fn give_up_oldest(&self) -> bool {
+        let mut given_up = self.given_up.write().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open();
+        let oldest = open.first_key_value().map(|(bound, _)| *bound);
+        match oldest {
+            Some(bound) if bound <= self.visible() => {
+                open.remove(&bound);
+                *given_up = bound + 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Closes a view.
@@ -94,6 +120,23 @@ mod tests {
         tracker.leave(c);
         tracker.publish(20);
         assert_eq!(tracker.watermark(), 21);
+        assert_eq!(tracker.views(), 0);
+    }
+
+    #[test]
+    fn only_the_oldest_views_are_given_up() {
+        let tracker = Tracker::default();
+        tracker.publish(5);
+        let old = tracker.enter();
+        tracker.publish(6);
+        let new = tracker.enter();
+        assert!(tracker.reading(old).is_some());
+        assert!(tracker.give_up_oldest());
+        assert!(tracker.reading(old).is_none() && tracker.reading(new).is_some());
+        assert_eq!(tracker.watermark(), new);
+        assert!(!tracker.give_up_oldest(), "a view of now costs nothing");
+        tracker.leave(old);
+        tracker.leave(new);
         assert_eq!(tracker.views(), 0);
     }
 }

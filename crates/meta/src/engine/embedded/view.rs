@@ -6,7 +6,7 @@
 //!
 //! Not here: which moments there are ([`super::tracker`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,14 +31,17 @@ impl View {
         Self { shared: Arc::clone(shared), bound: shared.tracker.enter() }
     }
 
-    fn check(&self) -> Result<(), MetaError> {
-        match self.shared.status.failure() {
-            Some(reason) => Err(MetaError::Unavailable(reason.to_owned().into())),
-            None => Ok(()),
+    /// To be held while the tables or the log are read.
+    fn reading(&self) -> Result<RwLockReadGuard<'_, u64>, MetaError> {
+        if let Some(reason) = self.shared.status.failure() {
+            return Err(MetaError::Unavailable(reason.to_owned().into()));
         }
+        let reading = self.shared.tracker.reading(self.bound);
+        reading.ok_or_else(|| MetaError::Unavailable("the snapshot is too old".into()))
     }
 
     fn lookup(&self, key: &[u8]) -> Result<Option<Found>, MetaError> {
+        let _reading = self.reading()?;
         let raw = self.shared.tables.get(key, self.bound).map_err(tables::read_failed)?;
         raw.map(|raw| self.found(&raw)).transpose()
     }
@@ -65,13 +68,14 @@ impl View {
     ) -> Result<Vec<(T, Option<Record>)>, MetaError> {
         let waits = |found: &(T, Option<Found>)| matches!(found.1, Some(Found::InLog(..)));
         if !found.iter().any(waits) {
-            return found.into_iter().map(|(key, found)| Ok((key, read(None, found)?))).collect();
+            return Ok(found.into_iter().map(|(key, found)| (key, here(found))).collect());
         }
         // A segment is not recycled while a view is open that may look into it: the blocking
         // thread keeps this view open even if the caller goes away.
         let view = Self::reopen(self);
         let work = move || {
-            found.into_iter().map(|(key, found)| Ok((key, read(Some(&view), found)?))).collect()
+            let _reading = view.reading()?;
+            found.into_iter().map(|(key, found)| Ok((key, view.read(found)?))).collect()
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => runtime
@@ -79,6 +83,16 @@ impl View {
                 .await
                 .map_err(|error| MetaError::Unavailable(error.into()))?,
             Err(_no_runtime) => work(),
+        }
+    }
+
+    /// Reads what stands in the log. Waits for the disk.
+    fn read(&self, found: Option<Found>) -> Result<Option<Record>, MetaError> {
+        match found {
+            Some(Found::InLog(pointer, version)) => {
+                Ok(Some(Record { value: self.shared.segments.read(&pointer)?, version }))
+            }
+            other => Ok(here(other)),
         }
     }
 
@@ -90,16 +104,20 @@ impl View {
 
     fn page(
         &self,
-        pairs: impl Iterator<Item = lsm_tree::Result<tables::Pair>>,
+        (start, end): (&[u8], &[u8]),
         limit: usize,
+        backwards: bool,
     ) -> Result<Vec<(Bytes, Option<Found>)>, MetaError> {
-        pairs
-            .take(limit)
-            .map(|pair| {
-                let (key, raw) = pair.map_err(tables::read_failed)?;
-                Ok((Bytes::copy_from_slice(&key), Some(self.found(&raw)?)))
-            })
-            .collect()
+        let _reading = self.reading()?;
+        let mut range = self.shared.tables.range(start, Some(end), self.bound);
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let pair = if backwards { range.next_back() } else { range.next() };
+            let Some(pair) = pair else { break };
+            let (key, raw) = pair.map_err(tables::read_failed)?;
+            found.push((Bytes::copy_from_slice(&key), Some(self.found(&raw)?)));
+        }
+        Ok(found)
     }
 }
 
@@ -114,16 +132,12 @@ enum Found {
     InLog(Pointer, Version),
 }
 
-/// `view` is there if something may have to be read from the log.
-fn read(view: Option<&View>, found: Option<Found>) -> Result<Option<Record>, MetaError> {
-    Ok(match (found, view) {
-        (None, _) => None,
-        (Some(Found::Here(record)), _) => Some(record),
-        (Some(Found::InLog(pointer, version)), Some(view)) => {
-            Some(Record { value: view.shared.segments.read(&pointer)?, version })
-        }
-        (Some(Found::InLog(..)), None) => None,
-    })
+/// The record, if it is no more than that.
+fn here(found: Option<Found>) -> Option<Record> {
+    match found {
+        Some(Found::Here(record)) => Some(record),
+        Some(Found::InLog(..)) | None => None,
+    }
 }
 
 fn present(found: Vec<(Bytes, Option<Record>)>) -> Vec<(Bytes, Record)> {
@@ -137,7 +151,6 @@ impl Snapshot for View {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Record>, MetaError> {
-        self.check()?;
         match self.lookup(key)? {
             None => Ok(None),
             Some(Found::Here(record)) => Ok(Some(record)),
@@ -146,7 +159,6 @@ impl Snapshot for View {
     }
 
     async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Record>>, MetaError> {
-        self.check()?;
         let found = keys
             .iter()
             .map(|key| Ok(((), self.lookup(key)?)))
@@ -160,8 +172,7 @@ impl Snapshot for View {
         end: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Record)>, MetaError> {
-        self.check()?;
-        let found = self.page(self.shared.tables.range(start, Some(end), self.bound), limit)?;
+        let found = self.page((start, end), limit, false)?;
         Ok(present(self.fetch(found).await?))
     }
 
@@ -171,9 +182,7 @@ impl Snapshot for View {
         end: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Record)>, MetaError> {
-        self.check()?;
-        let range = self.shared.tables.range(start, Some(end), self.bound);
-        let found = self.page(range.rev(), limit)?;
+        let found = self.page((start, end), limit, true)?;
         Ok(present(self.fetch(found).await?))
     }
 }

@@ -23,7 +23,8 @@ use crate::{
     caller::Caller,
     entry::{Entry, SpaceRef},
     error::{Error, Result},
-    quota::{self, Promise, delta},
+    quota::{self, delta},
+    relocate::Destination,
     schema::{
         self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobState, JobWork,
         Location, Origin, Place, STAT_DIRS, STAT_FILES, STAT_SIZE,
@@ -32,7 +33,6 @@ use crate::{
     tree::{
         create::exists,
         lookup::{self, Found},
-        relocate::Destination,
     },
     txn::{self, transact},
     upload::put_new_file,
@@ -106,7 +106,6 @@ impl CopyJob<'_> {
     }
 
     async fn file(&self, source_space: SpaceId, from: &TreePath) -> Result<(Entry, bool)> {
-        let mut promise = Promise::default();
         let id = self.space;
         let larder = self.larder;
         let (result, _) = transact!(larder, id, |txn| {
@@ -123,7 +122,7 @@ impl CopyJob<'_> {
                 return Err(Error::new(ErrorKind::Busy, "the source changed its kind: try again"));
             };
             let place = self.clear_destination(&mut txn, &space, Some(&found)).await?;
-            larder.promise(&mut promise, id, &space, state.size).await?;
+            larder.promise(&mut txn, id, &space, state.size).await?;
             let node = NodeId::new(&larder.inner.env);
             let copy = copied(state, self.caller, txn.now);
             let dirent = Dirent { node, body: DirentBody::File(copy.clone()) };
@@ -138,7 +137,6 @@ impl CopyJob<'_> {
             let created = place.existing.is_none();
             (lookup::file_entry(id, self.to.clone(), node, &copy), created)
         });
-        drop(promise);
         Ok(result)
     }
 
@@ -271,7 +269,6 @@ impl CopyJob<'_> {
 
     /// Makes the copy visible, and charges for it.
     async fn attach(&self, source: &Found, staging: &Staging) -> Result<(Entry, bool)> {
-        let mut promise = Promise::default();
         let larder = self.larder;
         let id = self.space;
         let (created, _) = transact!(larder, id, |txn| {
@@ -282,7 +279,7 @@ impl CopyJob<'_> {
             let dir = place.chain.dir();
             let stat = trash::attach(&mut txn, id, staging.root, dir, &place.name).await?;
             let size = stat[STAT_SIZE];
-            larder.promise(&mut promise, id, &space, u64::try_from(size).unwrap_or(0)).await?;
+            larder.promise(&mut txn, id, &space, u64::try_from(size).unwrap_or(0)).await?;
             let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
             place.put(&mut txn, &dirent).await?;
             place.chain.add(&mut txn, size, stat[STAT_FILES], stat[STAT_DIRS] + 1);
@@ -290,7 +287,6 @@ impl CopyJob<'_> {
             txn.delete(schema::job_key(staging.job));
             place.existing.is_none()
         });
-        drop(promise);
         let snapshot = larder.inner.meta.snapshot().await?;
         let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
         Ok((lookup::entry(&*snapshot, id, self.to.clone(), &dirent).await?, created))
