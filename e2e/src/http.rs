@@ -41,7 +41,7 @@ pub enum Outcome {
     Done,
     /// Refused, with no effect now or later.
     Refused,
-    /// Nobody knows: no answer, or one that promises nothing (SEMANTICS A6).
+    /// Nobody knows: no answer, or one that promises nothing (docs/semantics.md A6).
     Unknown,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Tree and account ids are UUIDs version 7 (RFC 9562), so that ids made one after another sort
 //! together and the ordered tables behind them stay compact. Chunk and blob ids name the gateway
-//! process that made them (TRANSACTIONS.md section 6), so that a dead process's leftovers can be
-//! listed.
+//! process that made them (docs/transactions.md section 6), so that a dead process's leftovers can
+//! be listed.
 //!
 //! Not here: secrets. An id grants nothing by itself.
 

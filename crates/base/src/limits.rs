@@ -3,10 +3,11 @@
 //! Not here: settings that an operator may change (the binary's `config`), and bounds that only
 //! one module knows (declared in that module).
 
-/// Longest name of an entry in a tree, in bytes after NFC; what file systems allow (SEMANTICS T5).
+/// Longest name of an entry in a tree, in bytes after NFC; what file systems allow
+/// (docs/semantics.md T5).
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// Longest whole path in a tree, in bytes (SEMANTICS T5).
+/// Longest whole path in a tree, in bytes (docs/semantics.md T5).
 pub const PATH_BYTES_MAX: usize = 4096;
 
 /// Most names in one path: bounds every walk to a root, so that none needs recursion (T5).

@@ -1,9 +1,9 @@
 //! Names and paths: the one place where they are validated and normalised.
 //!
 //! Promises: an [`EntryName`] is 1 to 255 bytes of UTF-8 in NFC without NUL, `/`, control
-//! characters, and is not `.` or `..` (SEMANTICS T5, hazard N21); a [`TreePath`] has at most 256
-//! of them and at most 4,096 bytes where a request named it. Whoever holds one need not check
-//! again.
+//! characters, and is not `.` or `..` (docs/semantics.md T5, hazard N21); a [`TreePath`] has at
+//! most 256 of them and at most 4,096 bytes where a request named it. Whoever holds one need not
+//! check again.
 //!
 //! Not here: bucket keys, which are byte-exact and no paths (they come with the S3 door).
 

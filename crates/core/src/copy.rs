@@ -1,8 +1,9 @@
 //! Copies: a file is a new reference to the same blob; a directory is built detached and then
 //! attached, so that it is visible whole or not at all.
 //!
-//! Promises (SEMANTICS, Copy): a copy equals one state of its source; a replaced destination is
-//! in the trash; copying into one's own descendant ends, because what is copied is a snapshot.
+//! Promises (docs/semantics.md, Copy): a copy equals one state of its source; a replaced
+//! destination is in the trash; copying into one's own descendant ends, because what is copied is a
+//! snapshot.
 //! Crash: a copy that was never attached is removed by a job that was queued before its first
 //! record (`job::purge`).
 //! Memory: one directory's batch and a stack of directories, one level deep each.

@@ -1,7 +1,7 @@
 //! Downloads: one revision, found in one snapshot; every byte of an answer comes from it.
 //!
-//! Promises (SEMANTICS, Download): etag, length, type and bytes belong together although the file
-//! is overwritten, moved or purged meanwhile; a started download finishes.
+//! Promises (docs/semantics.md, Download): etag, length, type and bytes belong together although
+//! the file is overwritten, moved or purged meanwhile; a started download finishes.
 //!
 //! Not here: the stream itself (`blob::read`), ranges and conditions of HTTP (the door).
 

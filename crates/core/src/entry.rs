@@ -96,7 +96,7 @@ impl fmt::Debug for Etag {
     }
 }
 
-/// Conditions that must hold when the operation commits (RFC 9110 §13).
+/// Conditions that must hold when the operation commits (RFC 9110 section 13).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
     /// The current etag must be one of these.

@@ -332,7 +332,9 @@ async fn become_incarnation(
         stored.ok_or_else(|| Error::internal("opened without bootstrap"))?;
     let mut txn = Txn::new(snapshot, env.now());
     let others = txn::page(&*txn.snapshot, &schema::incarnations_prefix(), None, 100).await?;
-    for (other, _) in others {
+    // What the processes before have leased is free: they can commit no more.
+    let leases = txn::page(&*txn.snapshot, &schema::leases_prefix(), None, 100).await?;
+    for (other, _) in others.into_iter().chain(leases).take(80) {
         txn.delete(other);
     }
     instance.incarnation = Incarnation(instance.incarnation.0 + 1);

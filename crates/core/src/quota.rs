@@ -1,9 +1,9 @@
 //! Exact quota: two meters per space, changed in the same commit as what they count.
 //!
-//! Promises (SEMANTICS Q1 to Q4): I-QUO-1 usage is exact: at every commit `live` is the bytes of
-//! current revisions of attached files and `retained` those of older revisions and of the trash;
-//! I-QUO-2 a commit that increases `live` leaves it at or below the limit; I-QUO-3 507 is only
-//! said when it is true. Whoever is about to add bytes reserves them first, in this process's
+//! Promises (docs/semantics.md Q1 to Q4): I-QUO-1 usage is exact: at every commit `live` is the
+//! bytes of current revisions of attached files and `retained` those of older revisions and of the
+//! trash; I-QUO-2 a commit that increases `live` leaves it at or below the limit; I-QUO-3 507 is
+//! only said when it is true. Whoever is about to add bytes reserves them first, in this process's
 //! memory; a refusal is decided while no commit is between its transaction and the release of
 //! its reservation, so that nothing is counted twice.
 //!

@@ -1,9 +1,10 @@
 //! Moves: one commit, whatever is moved and whatever is replaced.
 //!
-//! Promises (SEMANTICS, Move): the destination name stands for the old or the new node at every
-//! moment; a replaced entry is in the trash; id, revisions and etag stay; two moves that
+//! Promises (docs/semantics.md, Move): the destination name stands for the old or the new node at
+//! every moment; a replaced entry is in the trash; id, revisions and etag stay; two moves that
 //! together would close a cycle cannot both commit, because each writes the authority record of
-//! a directory on the other's destination chain (TRANSACTIONS section 4, hazards N04 to N09).
+//! a directory on the other's destination chain (docs/transactions.md section 4, hazards N04 to
+//! N09).
 //!
 //! Not here: copies (`copy`).
 

@@ -2,7 +2,7 @@
 
 use larder_base::{Timestamp, id::JobId};
 
-/// What a check of every invariant found (SEMANTICS §3).
+/// What a check of every invariant found (docs/semantics.md section 3).
 #[derive(Clone, Debug, Default)]
 pub struct CheckReport {
     /// Violations, at most [`CheckReport::FINDINGS_MAX`] of them.

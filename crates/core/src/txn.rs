@@ -1,8 +1,8 @@
 //! One attempt at an operation: reads of one snapshot, and the transaction built from them.
 //!
 //! Every operation is `transact!`: take a snapshot, read, decide, commit; on a conflict do it
-//! all again (TRANSACTIONS §1). The macro is the only retry loop of core. Closures passed to it
-//! have no side effect but the transaction.
+//! all again (docs/transactions.md section 1). The macro is the only retry loop of core. Closures
+//! passed to it have no side effect but the transaction.
 //!
 //! Promises: what was read for a decision is compared at the commit where the operation says so
 //! ([`Txn::hold`]); a conflict is retried with full jitter, and after the second one alone:

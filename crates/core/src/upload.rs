@@ -1,7 +1,7 @@
 //! Uploads: bytes first, then one commit that makes them a revision.
 //!
-//! Promises (SEMANTICS, Upload): I-UPL-1 a body that is cut off, too long, too short or has a
-//! wrong digest has no effect; I-UPL-2 of k unconditional uploads to one path each is kept as a
+//! Promises (docs/semantics.md, Upload): I-UPL-1 a body that is cut off, too long, too short or has
+//! a wrong digest has no effect; I-UPL-2 of k unconditional uploads to one path each is kept as a
 //! revision of one node, in commit order; I-UPL-3 of k conditional ones at most one wins: the
 //! conditions are judged on the state that the commit replaces.
 //!

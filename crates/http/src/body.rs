@@ -11,6 +11,10 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,11 +22,11 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use larder_base::{Env, ErrorKind};
 use larder_core::Error;
 
-use crate::digest;
+use crate::{Received, digest};
 
 /// Bytes that a body must move within its idle time to count as moving: without a minimum, one
 /// byte a minute would hold a connection and its reservation for ever.
@@ -178,7 +182,7 @@ impl fmt::Debug for StreamBody {
 /// Nothing is read, and no `100 Continue` sent, before [`RequestBody::next`] is first called;
 /// whoever refuses a request before that has not asked for its body.
 pub struct RequestBody {
-    incoming: Incoming,
+    incoming: Received,
     env: Env,
     idle: Duration,
     declared: Option<u64>,
@@ -186,13 +190,25 @@ pub struct RequestBody {
     received: u64,
     /// Runs while we wait; `received` when it was started.
     timer: Option<(Timer, u64)>,
+    /// Whether there are bytes that nobody has read; see [`RequestBody::unread`].
+    unread: Option<Arc<AtomicBool>>,
 }
 
 impl RequestBody {
     /// Wraps `incoming`, which must move within each `idle`.
-    pub fn new(incoming: Incoming, env: &Env, idle: Duration) -> Self {
+    pub fn new(incoming: Received, env: &Env, idle: Duration) -> Self {
         let declared = incoming.size_hint().exact();
-        Self { incoming, env: env.clone(), idle, declared, limit: None, received: 0, timer: None }
+        let unread = (!incoming.is_end_stream()).then(|| Arc::new(AtomicBool::new(true)));
+        let env = env.clone();
+        Self { incoming, env, idle, declared, limit: None, received: 0, timer: None, unread }
+    }
+
+    /// Says, also after this body is gone, whether some of it was never read. The connection of
+    /// such a request ends with its answer, which has to say so (RFC 9112 section 9.6): the
+    /// client's next request would meet a closed socket, and nobody would know what came of it.
+    pub fn unread(&self) -> impl Fn() -> bool + Send + 'static {
+        let unread = self.unread.clone();
+        move || unread.as_ref().is_some_and(|unread| unread.load(Ordering::Relaxed))
     }
 
     /// The length that the request declares; `None` with a chunked body.
@@ -225,6 +241,7 @@ impl RequestBody {
                 if self.declared.is_some_and(|declared| declared != self.received) {
                     return Err(cut_off());
                 }
+                self.read_to_end();
                 return Ok(None);
             };
             let bytes = match frame.into_data() {
@@ -241,9 +258,18 @@ impl RequestBody {
             if let Some(limit) = self.limit.filter(|limit| self.received > *limit) {
                 return Err(too_large(limit));
             }
+            if self.declared == Some(self.received) {
+                self.read_to_end();
+            }
             if !bytes.is_empty() {
                 return Ok(Some(bytes));
             }
+        }
+    }
+
+    fn read_to_end(&self) {
+        if let Some(unread) = &self.unread {
+            unread.store(false, Ordering::Relaxed);
         }
     }
 

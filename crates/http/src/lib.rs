@@ -29,4 +29,4 @@ pub mod range;
 pub mod serve;
 
 pub use body::{RequestBody, ResponseBody};
-pub use serve::{ServeOptions, Server, Service, Status};
+pub use serve::{Received, ServeOptions, Server, Service, Status};

@@ -11,10 +11,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use larder_base::Env;
 use larder_core::Error;
-use larder_http::{RequestBody, ResponseBody, ServeOptions, Server, Service, Status};
+use larder_http::{Received, RequestBody, ResponseBody, ServeOptions, Server, Service, Status};
 
 const IDLE: Duration = Duration::from_millis(400);
 
@@ -27,7 +26,7 @@ struct Probe {
 }
 
 impl Service for Probe {
-    async fn call(&self, request: Request<Incoming>, _: SocketAddr) -> Response<ResponseBody> {
+    async fn call(&self, request: Request<Received>, _: SocketAddr) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body, &self.env, IDLE);
         let text = match head.uri.path() {
@@ -351,8 +350,9 @@ fn continue_is_sent_only_when_the_body_is_wanted() {
     assert_eq!(answer(&mut stream).2, "12345");
     let mut stream = setup.connect();
     send(&mut stream, &format!("POST /refuse {head}"));
-    let (status, _, body) = answer(&mut stream);
+    let (status, head, body) = answer(&mut stream);
     assert_eq!((status, body.as_str()), (200, "refused"));
+    assert!(head.contains("connection: close"), "{head}");
     assert_eq!(rest(&mut stream), b"");
     setup.shutdown();
 }
@@ -369,8 +369,42 @@ fn an_answer_before_the_end_of_a_large_body_still_arrives() {
         );
         // The whole body goes out before the client looks for an answer, as many clients do it.
         stream.write_all(&vec![0; length]).expect("the body is taken, if only to be dropped");
-        assert_eq!(answer(&mut stream).2, "refused");
+        let (_, head, body) = answer(&mut stream);
+        assert_eq!(body, "refused");
+        assert!(head.contains("connection: close"), "{head}");
     }
+    setup.shutdown();
+}
+
+#[test]
+fn a_connection_is_closed_only_after_an_answer_that_says_so() {
+    let setup = start(|_| {});
+    let chunk = format!("3e8\r\n{}\r\n", "x".repeat(1000));
+    let chunked = |chunks| format!("{}0\r\n\r\n", chunk.repeat(chunks));
+    let length = |bytes: usize| (format!("Content-Length: {bytes}"), "x".repeat(bytes));
+    let chunks = |chunks: usize| ("Transfer-Encoding: chunked".to_owned(), chunked(chunks));
+    let cases = [(length(1000), true), (length(60_000), true), (length(500_000), false)];
+    let cases = cases.into_iter().chain([(chunks(1), true), (chunks(500), false)]);
+    for ((header, body), kept) in cases {
+        for path in ["/refuse", "/panic"] {
+            let mut stream = setup.connect();
+            send(&mut stream, &format!("POST {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n"));
+            send(&mut stream, &body);
+            let (_, head, _) = answer(&mut stream);
+            assert_eq!(!head.contains("connection: close"), kept, "{path} {header}: {head}");
+            if kept {
+                send(&mut stream, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+                assert_eq!(answer(&mut stream).2, "hello", "{path} {header}");
+            } else {
+                assert_eq!(rest(&mut stream), b"", "{path} {header}");
+            }
+        }
+    }
+    // A rest that does not come is not waited for.
+    let mut stream = setup.connect();
+    send(&mut stream, "POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n");
+    let (_, head, body) = answer(&mut stream);
+    assert!(body == "refused" && head.contains("connection: close"), "{head}");
     setup.shutdown();
 }
 

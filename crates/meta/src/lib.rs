@@ -1,6 +1,6 @@
 //! Ordered records under single-shot transactions, over several engines.
 //!
-//! The waist (DESIGN §4.1, TRANSACTIONS §1): records are byte strings under byte-string keys,
+//! The waist (docs/transactions.md section 1): records are byte strings under byte-string keys,
 //! ordered by key; reads see one snapshot; all change is one [`TxnSpec`], a mini-transaction in
 //! the sense of Sinfonia (SOSP'07): compare, then put, delete and add, all or nothing. No engine
 //! transaction ever spans a wait for a client, and none is larger than [`Limits`] says.

@@ -39,7 +39,7 @@ pub struct Limits {
     /// Largest body of a file that should ride in a record; larger ones go to a chunk store.
     pub inline_bytes_max: usize,
     /// Whether merges are cheap and exact in the commit however many they are. Where not,
-    /// statistics of directories are folded by a job (TRANSACTIONS §5).
+    /// statistics of directories are folded by a job (docs/transactions.md section 5).
     pub folds_in_commit: bool,
     /// Whether a commit may end in [`CommitError::Unknown`] while the store stays usable, so
     /// that every commit needs an [`Operation`](crate::Operation) to ask for.

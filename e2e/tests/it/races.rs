@@ -473,7 +473,7 @@ fn a_root_etag_changes_with_every_change_below_and_only_then() {
         assert_eq!(etag(""), before, "reading changes nothing");
         let answer = change();
         assert_eq!(answer.outcome(), Outcome::Done, "{what}: {answer}");
-        // Elsewhere than on one machine this may take up to a second (SEMANTICS A7); the
+        // Elsewhere than on one machine this may take up to a second (docs/semantics.md A7); the
         // embedded engine does it in the same commit.
         assert!(seen.insert(etag("")), "{what}: a root etag never seen before");
         assert_eq!(etag("c"), quiet, "{what}: an unchanged subtree keeps its etag");

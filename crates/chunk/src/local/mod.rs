@@ -1,7 +1,8 @@
 //! Chunks as files on a local disk.
 //!
 //! One file a chunk, written past the page cache into a file without a name, synced, and only
-//! then linked under its name, whose directory is synced last: the recipe of TRANSACTIONS.md §7.
+//! then linked under its name, whose directory is synced last: the recipe of docs/transactions.md
+//! section 7.
 //!
 //! Promises: I-CHK-1 to I-CHK-5 (see the crate); a directory that is not this store, belongs to
 //! another instance, or is empty where data should be is refused, never filled (hazard B09); two

@@ -3,7 +3,7 @@
 //! A reader notes the current epoch *before* it takes its snapshot, and keeps the note until its
 //! stream ends. The collector, when it first sees a condemned blob, ends the current epoch; the
 //! blob's bytes may go once no note of that epoch or an earlier one is left. A reader whose
-//! snapshot still had the blob noted an epoch no later than that (TRANSACTIONS section 6).
+//! snapshot still had the blob noted an epoch no later than that (docs/transactions.md section 6).
 //!
 //! Not here: other gateways' readers; theirs is the oldest note in their heartbeat.
 

@@ -1,10 +1,10 @@
 //! Blobs: immutable content, inline in the metadata or in chunks.
 //!
-//! Life (SEMANTICS B2, TRANSACTIONS section 6): *staged* while its chunks are written, owned by
-//! this process and known only to it ([`Staged`]); *committed* by the transaction that makes a
-//! revision refer to it; *condemned* by the one that drops the last reference, never revived;
-//! *deleting* once no reader can have seen it; gone. Inline content needs none of that: its
-//! record is its bytes, and a snapshot that has it keeps it.
+//! Life (docs/semantics.md B2, docs/transactions.md section 6): *staged* while its chunks are
+//! written, owned by this process and known only to it ([`Staged`]); *committed* by the transaction
+//! that makes a revision refer to it; *condemned* by the one that drops the last reference, never
+//! revived; *deleting* once no reader can have seen it; gone. Inline content needs none of that:
+//! its record is its bytes, and a snapshot that has it keeps it.
 //!
 //! Promises: I-BLOB-1 no reference is added to a blob that is not committed or made by the same
 //! commit; I-BLOB-2 bytes are destroyed only after a commit has made it impossible that anything

@@ -1,8 +1,9 @@
 //! From a blob to a stream of verified bytes.
 //!
 //! Promises: what [`Body::next`] gives has matched its checksum; after an error nothing more
-//! comes, and the door must abort its connection rather than end the body (SEMANTICS, Download).
-//! A body goes on to its end although its file is overwritten, deleted and purged meanwhile.
+//! comes, and the door must abort its connection rather than end the body (docs/semantics.md,
+//! Download). A body goes on to its end although its file is overwritten, deleted and purged
+//! meanwhile.
 //!
 //! Not here: finding the revision (`download`), prefetching (the chunk store's reader).
 

@@ -3,7 +3,7 @@
 //! Promises: I-COLL-1 a blob's bytes go only after a commit has made it `deleting`, which needs
 //! that no reader can have seen it committed (`blob::epoch`); a crash anywhere resumes from the
 //! records. I-COLL-2 a chunk without a record goes only if its process is fenced, or says that it
-//! is not staging it: storage is listed first and the metadata read after (TRANSACTIONS
+//! is not staging it: storage is listed first and the metadata read after (docs/transactions.md
 //! section 6, hazards B04 to B06).
 //!
 //! Not here: what condemns a blob (`blob::References`).

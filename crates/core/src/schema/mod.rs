@@ -23,9 +23,9 @@
 //! | `rt` | | a time | job::retention |
 //! | `gw`, `op` | incarnation; operation | see `meta::spec` | open; meta |
 //!
-//! The split that matters (TRANSACTIONS §2): authority (`au`, cold), identity and content (`de`,
-//! `no`, `rv`), statistics (`st`, hot). The current revision of a file lives in its `de` record;
-//! `rv` holds the older ones, so that a new file costs one record less.
+//! The split that matters (docs/transactions.md section 2): authority (`au`, cold), identity and
+//! content (`de`, `no`, `rv`), statistics (`st`, hot). The current revision of a file lives in its
+//! `de` record; `rv` holds the older ones, so that a new file costs one record less.
 //!
 //! Values are a format byte and then postcard; an unknown format is refused. Counters are plain
 //! numbers so that engines can add to them.
@@ -157,12 +157,12 @@ pub(crate) fn authority_prefix(space: SpaceId) -> Bytes {
 }
 
 /// Written by every change of an existing authority record of the space: compared in place of a
-/// chain that is too long for one transaction (TRANSACTIONS §4).
+/// chain that is too long for one transaction (docs/transactions.md section 4).
 pub(crate) fn topology_key(space: SpaceId) -> Bytes {
     key(*b"to", &[space.as_bytes()])
 }
 
-/// The slot of trees; another one is reserved (SEMANTICS §6.2).
+/// The slot of trees; another one is reserved (docs/semantics.md section 6, 2).
 const TREE_SLOT: u8 = 0;
 
 pub(crate) fn dirent_key(space: SpaceId, parent: NodeId, name: &EntryName) -> Bytes {
@@ -242,7 +242,7 @@ pub(crate) fn trash_prefix(space: SpaceId) -> Bytes {
     key(*b"tr", &[space.as_bytes()])
 }
 
-/// The one lane of an engine that folds in the commit (TRANSACTIONS §5).
+/// The one lane of an engine that folds in the commit (docs/transactions.md section 5).
 pub(crate) fn quota_key(space: SpaceId) -> Bytes {
     key(*b"qs", &[space.as_bytes(), &0u32.to_be_bytes()])
 }
@@ -289,6 +289,11 @@ pub(crate) fn retention_key() -> Bytes {
 
 pub(crate) fn lease_key(name: &str) -> Bytes {
     key(*b"le", &[name.as_bytes()])
+}
+
+/// Prefix of all leases.
+pub(crate) fn leases_prefix() -> Bytes {
+    key(*b"le", &[])
 }
 
 pub(crate) fn reconciled_key(incarnation: Incarnation) -> Bytes {

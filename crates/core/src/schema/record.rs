@@ -52,7 +52,7 @@ pub(crate) enum SpaceState {
     Purging,
 }
 
-/// Where a directory is: compared by every change below it (TRANSACTIONS §4).
+/// Where a directory is: compared by every change below it (docs/transactions.md section 4).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Authority {
     /// Parent and name; `None` for the root of a space, and meaningless in the trash.
@@ -171,7 +171,7 @@ pub(crate) struct Blob {
     pub(crate) content: Content,
 }
 
-/// Life of a blob (SEMANTICS B2). Staged ones have no record: their process is their owner.
+/// Life of a blob (docs/semantics.md B2). Staged ones have no record: their process is their owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum BlobState {
     Committed,

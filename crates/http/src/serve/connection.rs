@@ -1,7 +1,7 @@
 //! One connection: hyper's HTTP/1.1 on a watched stream.
 //!
 //! Promises: a panic of a handler is a 500 for its request alone; the answer to a request whose
-//! body we did not read reaches the client (we close our side first and throw away what still
+//! body we did not read says that the connection ends and reaches the client (we close our side first and throw away what still
 //! comes, for a while), because closing with unread bytes makes the kernel reset the connection
 //! and the client lose the answer.
 //!
@@ -20,10 +20,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use hyper::{
-    Response,
-    body::{Body, Frame, SizeHint},
+    Request, Response,
+    body::{Body, Frame, Incoming, SizeHint},
     server::conn::http1,
     service::service_fn,
 };
@@ -38,6 +38,7 @@ use tokio::{
 use super::{
     ServeOptions, Service, Status,
     pulse::{Admission, Order, Phase, Pulse},
+    received::{Received, Remains},
 };
 use crate::{body::ResponseBody, problem};
 
@@ -79,10 +80,18 @@ pub(super) async fn serve<S: Service>(
     let pulse = &stay.pulse;
     let Host { builder, service, env, status } = host;
     let io = TokioIo::new(Watched { stream, pulse: pulse.clone(), discarded: None });
-    let service = service_fn(|request| async move {
+    let remains = &Arc::<Remains>::default();
+    let service = service_fn(|request: Request<Incoming>| async move {
         pulse.enter(Phase::Busy);
+        // To read such a body would ask for it.
+        let drain = !request.headers().contains_key(header::EXPECT);
+        let request = request.map(|body| Received::new(body, remains));
         let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
-        let response = begun.await.unwrap_or_else(|_| panicked(env, status));
+        let answer = begun.await;
+        let mut response = answer.unwrap_or_else(|_| panicked(env, status));
+        if false && !remains.clear(env, drain).await {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let guard = BusyGuard(pulse.clone());
         Ok::<_, Infallible>(response.map(|body| WatchedBody { body, _guard: guard }))
     });

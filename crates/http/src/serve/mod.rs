@@ -14,6 +14,7 @@
 
 mod connection;
 mod pulse;
+mod received;
 mod status;
 
 use std::{
@@ -28,7 +29,6 @@ use std::{
 };
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use larder_base::Env;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -38,7 +38,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use self::status::Status;
+pub use self::{received::Received, status::Status};
 use self::{connection::Host, pulse::Ward, status::Place};
 use crate::body::ResponseBody;
 
@@ -50,7 +50,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// connection are called one after another.
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: Request<Received>,
         peer: SocketAddr,
     ) -> impl Future<Output = Response<ResponseBody>> + Send;
 }
@@ -105,6 +105,10 @@ const HANDOVER_MAX: usize = 1024;
 
 /// Connections that the kernel keeps until we accept them.
 const BACKLOG: i32 = 4096;
+
+/// Threads of one worker for file I/O and hashing: enough to keep a disk's queue full, and each
+/// has a stack and a heap of its own.
+const BLOCKING_THREADS: usize = 16;
 
 /// Connections that are being turned away at once; more are just closed.
 const REFUSALS_MAX: usize = 64;
@@ -270,7 +274,10 @@ fn start_worker<S: Service>(
     let (handover, visitors) = mpsc::channel(HANDOVER_MAX);
     let (ended, has_ended) = oneshot::channel();
     let ward = Arc::<Ward>::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()?;
     let bench = Bench {
         ward: ward.clone(),
         options: options.clone(),

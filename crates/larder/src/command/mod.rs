@@ -100,6 +100,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> Result<()> {
     // Requests have threads of their own; this one accepts connections and runs the jobs.
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
+        .max_blocking_threads(16)
         .enable_all()
         .build()
         .map_err(|error| ClientError::stream(error).about("start the runtime"))?;

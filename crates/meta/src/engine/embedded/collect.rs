@@ -27,6 +27,7 @@ use super::{
     evaluate::pointer_of,
     record::{Account, Entry, POINTER_BYTES, decode_raw, read_payload},
     shared::{Shared, Statistics, lock},
+    tables,
 };
 
 /// Of the whole log, and of a segment, how much must be dead for it to be rewritten.
@@ -38,7 +39,14 @@ const DEAD_SEGMENTS: u64 = 4;
 /// When asked to give back what can be given back: how much of a segment must be dead.
 const DEAD_PERCENT_ASKED: u64 = 5;
 
-/// Bytes of values that move in one commit.
+/// When the disk is full: how much of a segment must be dead.
+const DEAD_PERCENT_FULL: u64 = 15;
+
+/// How many failed flushes are waited for.
+const FLUSHES_FULL_MAX: u64 = 8;
+
+/// Bytes of values that move in one commit. Not more than a 32nd of a segment either: the end
+/// of a segment into which the next commit does not fit is lost.
 const MOVE_BYTES: usize = 512 << 10;
 
 /// How often segments that wait for old views are looked at again.
@@ -69,6 +77,9 @@ impl Collector {
             }
             let asked = std::mem::take(&mut *lock(&self.asked));
             if asked.is_empty() {
+                if status.is_full() {
+                    self.make_room();
+                }
                 self.round();
             } else {
                 let outcome = self.everything();
@@ -77,7 +88,7 @@ impl Collector {
                 }
                 continue;
             }
-            if self.empty.is_empty() {
+            if self.empty.is_empty() && !status.is_full() {
                 status.collect_wanted.wait(seen);
             } else {
                 status.collect_wanted.wait_at_most(seen, PAUSE);
@@ -115,6 +126,40 @@ impl Collector {
         }
     }
 
+    /// The disk is full: frees what can be freed, the deadest first. A segment's live values
+    /// need less room than the segment gives back, and there is always one to begin with.
+    fn make_room(&mut self) {
+        let sealed_before = lock(&self.shared.seals).back().copied();
+        loop {
+            self.retire();
+            if self.shared.status.ending() || !self.shared.status.is_full() {
+                return;
+            }
+            let worth = |account: &Account| dead_percent(account) >= DEAD_PERCENT_FULL;
+            let candidates = self.candidates();
+            let deadest = candidates
+                .iter()
+                .filter(|(_, account)| worth(account))
+                .max_by_key(|(_, account)| dead_percent(account));
+            if let Some((segment, account)) = deadest {
+                let (segment, account) = (*segment, *account);
+                if !self.empty_out(segment, &account) {
+                    return;
+                }
+                continue;
+            }
+            // Segments that replay needs become candidates by a flush.
+            let replay_from = self.shared.replay_from.load(Ordering::Acquire);
+            let mut waiting: Vec<Account> =
+                lock(&self.shared.accounts).range(replay_from..).map(|(_, a)| *a).collect();
+            waiting.pop();
+            let flushed = lock(&self.shared.seals).back().copied() != sealed_before;
+            if flushed || !waiting.iter().any(worth) || self.settle(Request::Seal).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Collects everything that can be collected now, and merges the tables.
     fn everything(&mut self) -> Result<(), String> {
         self.settle(|answer| {
@@ -128,14 +173,24 @@ impl Collector {
         }
         self.settle(Request::Seal)?;
         self.retire();
+        let floor = self.shared.tables.next_table();
         let merged = self.shared.tables.merge_all(self.shared.tracker.watermark());
         self.shared.status.merge_wanted.notify();
-        merged.map_err(|error| format!("merge tables: {error}"))
+        match merged {
+            // What could be freed without room has been.
+            Err(error) if tables::is_full(&error) => {
+                let watermark = self.shared.tracker.watermark();
+                let removed = self.shared.tables.remove_leftovers(floor, watermark);
+                removed.map_err(|error| format!("remove unfinished tables: {error}"))
+            }
+            merged => merged.map_err(|error| format!("merge tables: {error}")),
+        }
     }
 
     /// Has the overlay sealed and waits until it is in the tables.
     fn settle(&self, request: impl FnOnce(oneshot::Sender<u64>) -> Request) -> Result<(), String> {
         let closed = || "closed".to_owned();
+        let full_before = Statistics::get(&self.shared.statistics.flushes_full);
         let (answer, answered) = oneshot::channel();
         self.queue.blocking_send(request(answer)).map_err(|_| closed())?;
         let wanted = answered.blocking_recv().map_err(|_| closed())?;
@@ -151,7 +206,8 @@ impl Collector {
             if status.ending() {
                 return Err(closed());
             }
-            if status.tables_full.load(Ordering::Acquire) {
+            let full = Statistics::get(&self.shared.statistics.flushes_full) - full_before;
+            if full > FLUSHES_FULL_MAX {
                 return Err("metadata disk is full".to_owned());
             }
             status.flushed.wait(seen);
@@ -222,7 +278,7 @@ impl Collector {
             if read.is_err() {
                 return Ok(Moved::Damaged);
             }
-            if bytes >= MOVE_BYTES && !self.send(&mut values, &mut bytes) {
+            if bytes >= self.move_bytes() && !self.send(&mut values, &mut bytes) {
                 return Ok(Moved::NotNow);
             }
         }
@@ -251,9 +307,14 @@ impl Collector {
         Ok(Some(MovedValue { pair, version, from, value: value.to_vec() }))
     }
 
+    fn move_bytes(&self) -> usize {
+        MOVE_BYTES.min(self.shared.options.segment_bytes as usize / 32)
+    }
+
     /// Has values moved, in commits of bounded size.
     fn send(&self, values: &mut Vec<MovedValue>, bytes: &mut usize) -> bool {
         *bytes = 0;
+        let most = self.move_bytes();
         let mut rest = std::mem::take(values);
         while !rest.is_empty() {
             let mut size = 0;
@@ -261,7 +322,7 @@ impl Collector {
                 .iter()
                 .take_while(|moved| {
                     size += moved.value.len() + moved.pair.0.len();
-                    size <= MOVE_BYTES
+                    size <= most
                 })
                 .count();
             let later = rest.split_off(fits.max(1));

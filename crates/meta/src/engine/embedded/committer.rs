@@ -38,6 +38,9 @@ const GROUP_BYTES: usize = 4 << 20;
 /// A spec that deletes records may write this much besides when the disk is full.
 const FREEING_BYTES: usize = 64 << 10;
 
+/// As many times its size may the overlay grow while the disk is too full to flush it.
+const OVERLAYS_FULL: u64 = 4;
+
 /// A spec that writes no more than this may still be accepted when the disk is full, as long as
 /// most of the reserve is left.
 const SMALL_BYTES: usize = 4 << 10;
@@ -253,8 +256,14 @@ impl Committer {
         if whole > self.shared.options.segment_bytes as usize - BLOCK {
             return Room::None(crate::spec::SpecError::TooManyBytes(bytes).into());
         }
-        if status.is_full() && !(freeing || (bytes <= SMALL_BYTES && self.reserve_is_large())) {
-            return Room::None(CommitError::Full);
+        if status.is_full() {
+            let overlay = self.shared.tables.overlay_bytes();
+            let small = bytes <= SMALL_BYTES && self.reserve_is_large();
+            // The overlay stays bounded even if it cannot be flushed.
+            let bounded = overlay < OVERLAYS_FULL * self.shared.options.overlay_bytes;
+            if !(freeing || small) || !bounded {
+                return Room::None(CommitError::Full);
+            }
         }
         let wanted = self.batch.len() + bytes + BLOCK;
         if !self.batch.is_empty() && wanted > GROUP_BYTES.min(self.writer.room()) {

@@ -38,7 +38,8 @@ pub(super) fn run(shared: &Shared, queue: &mpsc::Sender<Request>) {
                 return;
             }
             keep_reserve(shared);
-            status.flush_wanted.wait_at_most(seen, RETRY * 20);
+            let pause = if status.is_full() { RETRY } else { RETRY * 20 };
+            status.flush_wanted.wait_at_most(seen, pause);
             continue;
         }
         let merged = status.merged.seen();
@@ -100,14 +101,15 @@ pub(super) fn flush(shared: &Shared) -> bool {
             if let Err(error) = shared.tables.remove_leftovers(floor, shared.tracker.watermark()) {
                 tracing::warn!(%error, "remove unfinished tables");
             }
-            let path = &shared.reserve;
-            match fsx::remove(path, &shared.options.faults) {
+            match fsx::remove(&shared.reserve, &shared.options.faults) {
                 // There is room now.
-                Ok(true) => status.flush_wanted.notify(),
+                Ok(true) => return flush(shared),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "give up reserve"),
             }
+            Statistics::add(&shared.statistics.flushes_full, 1);
             status.flushed.notify();
+            status.collect_wanted.notify();
             false
         }
         Err(error) => {
@@ -129,10 +131,17 @@ pub(super) fn keep_reserve(shared: &Shared) {
         file.allocate(shared.options.reserve_bytes).and_then(|()| file.sync_all())
     });
     match made {
-        Ok(()) => shared.status.tables_full.store(false, Ordering::Release),
+        Ok(()) => {
+            shared.status.tables_full.store(false, Ordering::Release);
+            shared.status.supply_wanted.notify();
+        }
         Err(_no_room) => {
-            shared.status.tables_full.store(true, Ordering::Release);
             let _gone = fsx::remove(path, faults);
+            if !shared.status.tables_full.swap(true, Ordering::AcqRel) {
+                tracing::warn!("metadata disk is full: only what frees room is accepted");
+            }
+            shared.status.collect_wanted.notify();
+            shared.status.supply_wanted.notify();
         }
     }
 }

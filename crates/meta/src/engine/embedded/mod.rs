@@ -113,8 +113,10 @@ impl EmbeddedOptions {
             .segment_bytes
             .clamp(SEGMENT_BYTES_MIN, u64::from(u32::MAX) - blocks)
             .next_multiple_of(blocks);
+        // A small disk gets a small overlay, so that the reserve can take all of it.
+        self.overlay_bytes = self.overlay_bytes.min(self.segment_bytes);
         if self.reserve_bytes == 0 {
-            self.reserve_bytes = (2 * self.overlay_bytes).min(self.segment_bytes);
+            self.reserve_bytes = 2 * self.overlay_bytes;
         }
         Ok(self)
     }
@@ -281,6 +283,7 @@ impl MetaStore for EmbeddedStore {
             ("tables", tables),
             ("tables_bytes", shared.tables.disk_bytes()),
             ("tables_flushes", get(&s.flushes)),
+            ("tables_flushes_full", get(&s.flushes_full)),
             ("tables_merges", get(&s.merges)),
             ("tables_runs", shared.tables.runs() as u64),
             ("records", records),

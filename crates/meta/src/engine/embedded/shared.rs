@@ -80,6 +80,7 @@ pub(super) struct Statistics {
     pub(super) group_commits: AtomicU64,
     pub(super) log_written: AtomicU64,
     pub(super) flushes: AtomicU64,
+    pub(super) flushes_full: AtomicU64,
     pub(super) merges: AtomicU64,
     pub(super) moved_bytes: AtomicU64,
     pub(super) recycled: AtomicU64,

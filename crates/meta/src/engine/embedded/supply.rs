@@ -32,10 +32,22 @@ pub(super) fn run(shared: &Shared) {
         if status.ending() {
             return;
         }
-        if lock(&shared.supply).ready.len() >= READY {
+        let (ready, spares) = {
+            let supply = lock(&shared.supply);
+            (supply.ready.len(), supply.spares.len())
+        };
+        if ready >= READY {
             status.log_full.store(false, Ordering::Release);
-            trim(shared);
+            let keep = if status.is_full() { 0 } else { SPARES };
+            trim(shared, keep);
             status.supply_wanted.wait(seen);
+            continue;
+        }
+        if spares == 0 && status.tables_full.load(Ordering::Acquire) {
+            // What room there is belongs to the tables: only by writing them can more be freed.
+            status.log_full.store(true, Ordering::Release);
+            status.supplied.notify();
+            status.supply_wanted.wait_at_most(seen, RETRY);
             continue;
         }
         match prepare(shared) {
@@ -48,6 +60,7 @@ pub(super) fn run(shared: &Shared) {
                     tracing::warn!("metadata disk is full: only what frees room is accepted");
                 }
                 status.supplied.notify();
+                status.collect_wanted.notify();
                 status.supply_wanted.wait_at_most(seen, RETRY);
             }
             Err(error) => status.fail(&format!("prepare log segment: {error}")),
@@ -73,10 +86,10 @@ pub(super) fn prepare(shared: &Shared) -> io::Result<Segment> {
     Ok(segment)
 }
 
-fn trim(shared: &Shared) {
+fn trim(shared: &Shared, keep: usize) {
     loop {
         let mut supply = lock(&shared.supply);
-        if supply.spares.len() <= SPARES {
+        if supply.spares.len() <= keep {
             return;
         }
         let spare = supply.spares.pop();
