@@ -251,7 +251,7 @@ impl Ledger {
             }
             Op::RestoreRevision(path, revision) => {
                 let old = *self.files[&path].find(revision);
-                let entry = client_entry(client, &path, answer);
+                let entry = entry(&path);
                 let revision = Revision { revision: number(&entry, "revision"), ..old };
                 self.add(path, &entry, revision);
             }
@@ -261,7 +261,7 @@ impl Ledger {
             }
             Op::Move(from, to) => {
                 let kept = self.files.remove(&from).expect("a known file");
-                assert_eq!(text(&client.must_stat(&to), "id"), kept.id, "a move keeps the node");
+                assert_eq!(text(&entry(&to), "id"), kept.id, "a move keeps the node");
                 self.files.insert(to, kept);
             }
             Op::Restore(id) => {
@@ -341,15 +341,6 @@ impl Kept {
     fn find(&self, revision: u64) -> &Revision {
         let found = self.revisions.iter().find(|r| r.revision == revision);
         found.unwrap_or_else(|| panic!("no revision {revision} in {self:?}"))
-    }
-}
-
-/// The answer of a restore is the entry.
-#[track_caller]
-fn client_entry(client: &Client, path: &str, answer: Option<&Response>) -> Value {
-    match answer.filter(|answer| !answer.body.is_empty()) {
-        Some(answer) => answer.json(),
-        None => client.must_stat(path),
     }
 }
 

@@ -13,10 +13,6 @@ pub const PATH_BYTES_MAX: usize = 4096;
 /// Most names in one path: bounds every walk to a root, so that none needs recursion (T5).
 pub const PATH_DEPTH_MAX: usize = 256;
 
-/// Most directories on one way to a root. Moves may push a tree deeper than a request can name;
-/// this bounds the walks, and a move that would pass it is refused where it is seen.
-pub const TREE_DEPTH_MAX: usize = 4096;
-
 /// Most entries in one page of any listing; what S3 clients expect.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
 

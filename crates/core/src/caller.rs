@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use larder_base::id::UserId;
+use larder_meta::Version;
 
 /// An authenticated user, for the length of one request.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Caller {
     pub name: Arc<str>,
     /// Whether the user administers this instance.
     pub admin: bool,
+    /// The user's record that says so: it must be the same when a change commits.
+    pub(crate) record: Version,
 }
 
 /// What a request brings to prove who sends it.

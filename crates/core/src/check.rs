@@ -193,7 +193,7 @@ impl Check<'_> {
     /// Whether the chain of parents ends, at the root or at a trash-root.
     async fn chain(&mut self, id: SpaceId, space: &Space, dir: NodeId) -> Result<()> {
         let mut node = dir;
-        for _ in 0..=larder_base::limits::TREE_DEPTH_MAX {
+        for _ in 0..=larder_base::limits::PATH_DEPTH_MAX {
             let key = schema::authority_key(id, node);
             let Some(authority) = txn::get::<Authority>(self.snapshot, &key).await? else {
                 self.violated("T2", format!("parent {node} above {dir} is not there"));
@@ -215,6 +215,7 @@ impl Check<'_> {
     /// Entries of one directory: each node agrees, and their sums are its statistics.
     async fn entries(&mut self, id: SpaceId, dir: NodeId) -> Result<()> {
         let (mut size, mut files, mut dirs) = (0, 0, 0);
+        let (heights, _) = txn::counters(self.snapshot, &schema::height_key(id, dir)).await?;
         let mut pages = Pages::of(schema::dirents_prefix(id, dir));
         loop {
             let page = pages.next(self.snapshot).await?;
@@ -255,6 +256,12 @@ impl Check<'_> {
                         size += below[schema::STAT_SIZE];
                         files += below[schema::STAT_FILES];
                         dirs += below[schema::STAT_DIRS] + 1;
+                        let height = schema::height_key(id, dirent.node);
+                        let (levels, _) = txn::counters(self.snapshot, &height).await?;
+                        if heights[0] <= levels[0] {
+                            let node = dirent.node;
+                            self.violated("T5", format!("directory {node} is as high as {dir}"));
+                        }
                     }
                 }
             }

@@ -263,6 +263,11 @@ impl CopyJob<'_> {
                 ];
                 txn.add(schema::stat_key(self.space, *ancestor), fields);
             }
+            if dirs > 0 {
+                for (ancestor, levels) in dir.chain.iter().rev().zip(1..) {
+                    lookup::raise(&mut txn, self.space, *ancestor, levels);
+                }
+            }
             below
         });
         Ok(below)
@@ -277,8 +282,8 @@ impl CopyJob<'_> {
             let same_space = source.parent.space == id;
             let place =
                 self.clear_destination(&mut txn, &space, same_space.then_some(source)).await?;
-            let dir = place.chain.dir();
-            let stat = trash::attach(&mut txn, id, staging.root, dir, &place.name).await?;
+            let stat =
+                trash::attach(&mut txn, &place.chain, &[], staging.root, &place.name).await?;
             let size = stat[STAT_SIZE];
             larder.promise(&mut txn, id, &space, u64::try_from(size).unwrap_or(0)).await?;
             let dirent = Dirent { node: staging.root, body: DirentBody::Dir };

@@ -301,19 +301,82 @@ pub struct NewSpace {
     pub kind: SpaceKind,
     /// Its limits.
     pub limits: SpaceLimits,
-    /// Its policy; `None` is the default of its kind.
-    pub policy: Option<SpacePolicy>,
+    /// In what its policy differs from [`SpacePolicy::default_of`] its kind.
+    pub policy: PolicyChange,
 }
 
-/// A change of a space; what is `None` stays.
+/// A change of a space; what is `None` stays as it is at the commit.
 #[derive(Clone, Debug, Default)]
 pub struct SpaceChange {
     /// Another name.
     pub name: Option<String>,
     /// Other limits.
-    pub limits: Option<SpaceLimits>,
+    pub limits: LimitsChange,
     /// Another policy.
-    pub policy: Option<SpacePolicy>,
+    pub policy: PolicyChange,
+}
+
+/// A change of limits; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsChange {
+    /// Of [`SpaceLimits::live`].
+    pub live: Option<Option<u64>>,
+    /// Of [`SpaceLimits::retained`].
+    pub retained: Option<Option<u64>>,
+}
+
+impl LimitsChange {
+    /// Whether everything stays.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `before`, changed.
+    pub fn apply(&self, before: SpaceLimits) -> SpaceLimits {
+        SpaceLimits {
+            live: self.live.unwrap_or(before.live),
+            retained: self.retained.unwrap_or(before.retained),
+        }
+    }
+}
+
+/// A change of a policy; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// Of how contents are split.
+    pub split: Option<Split>,
+    /// Of how many copies there are.
+    pub copies: Option<Copies>,
+    /// Of how many copies are durable at the answer.
+    pub ack: Option<u32>,
+    /// Of [`SpacePolicy::versions_keep`].
+    pub versions_keep: Option<Option<u32>>,
+    /// Of [`SpacePolicy::versions_days`].
+    pub versions_days: Option<Option<u32>>,
+    /// Of [`SpacePolicy::trash_days`].
+    pub trash_days: Option<Option<u32>>,
+}
+
+impl PolicyChange {
+    /// Whether everything stays.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `before`, changed.
+    pub fn apply(&self, before: &SpacePolicy) -> SpacePolicy {
+        let Placement { split, copies, ack } = before.placement;
+        SpacePolicy {
+            placement: Placement {
+                split: self.split.unwrap_or(split),
+                copies: self.copies.unwrap_or(copies),
+                ack: self.ack.unwrap_or(ack),
+            },
+            versions_keep: self.versions_keep.unwrap_or(before.versions_keep),
+            versions_days: self.versions_days.unwrap_or(before.versions_days),
+            trash_days: self.trash_days.unwrap_or(before.trash_days),
+        }
+    }
 }
 
 /// The last name of a path, or nothing for a root.

@@ -61,8 +61,8 @@ pub use blob::{read::Body, write::Stores};
 pub use caller::{Caller, Credentials};
 pub use download::Download;
 pub use entry::{
-    Conditions, Copies, Entry, EntryKind, Etag, EtagSet, ListOptions, NewSpace, Page, Placement,
-    RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
+    Conditions, Copies, Entry, EntryKind, Etag, EtagSet, LimitsChange, ListOptions, NewSpace,
+    Page, Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
     SpaceRef, Split, Target, TrashItem, UploadOptions, Usage, Written,
 };
 pub use error::{Error, Result};

@@ -8,13 +8,13 @@
 //!
 //! Not here: copies (`copy`).
 
-use larder_base::{ErrorKind, id::SpaceId, limits::TREE_DEPTH_MAX, name::TreePath};
+use larder_base::{ErrorKind, id::SpaceId, name::TreePath};
 
 use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::{Entry, EntryKind, SpaceRef},
+    entry::{Entry, SpaceRef},
     error::{Error, Result},
     schema::{self, Dirent, DirentBody, Location, Place, STAT_DIRS, STAT_FILES, STAT_SIZE, Space},
     quota::delta,
@@ -114,10 +114,6 @@ impl Destination {
             Some(existing) if !overwrite => return Err(exists(existing.dirent.value.node)),
             _ => {}
         }
-        let deep = self.chain.path().len() + 1 > TREE_DEPTH_MAX / 2;
-        if deep && source.dirent.value.kind() == EntryKind::Dir {
-            return Err(Error::invalid("the destination lies too deep"));
-        }
         Ok(())
     }
 
@@ -151,7 +147,7 @@ async fn relocate(txn: &mut Txn, source: &Found, place: &Destination) -> Result<
             (delta(state.size), 1, 0)
         }
         DirentBody::Dir => {
-            let stat = trash::attach(txn, id, dirent.node, parent, &place.name).await?;
+            let stat = trash::attach(txn, &place.chain, &[], dirent.node, &place.name).await?;
             (stat[STAT_SIZE], stat[STAT_FILES], stat[STAT_DIRS] + 1)
         }
     };

@@ -18,7 +18,7 @@ use crate::{
     access::{Right, authorize, require_admin},
     caller::Caller,
     entry::{
-        ListOptions, NewSpace, Page, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
+        ListOptions, NewSpace, Page, PolicyChange, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
         SpaceRef,
     },
     error::{Error, Result},
@@ -60,11 +60,10 @@ impl Larder {
             }
             let id = SpaceId::new(&self.inner.env);
             let name = self.home_name(&txn, caller, id).await?;
-            let kind = SpaceKind::Home;
-            let policy = SpacePolicy::default_of(kind);
             txn.hold_absent(key.clone());
             txn.put(key.clone(), &id);
-            let new = NewSpace { name, kind, limits: SpaceLimits::default(), policy: Some(policy) };
+            let (kind, limits) = (SpaceKind::Home, SpaceLimits::default());
+            let new = NewSpace { name, kind, limits, policy: PolicyChange::default() };
             self.put_space(&mut txn, caller, id, new);
             id
         });
@@ -91,9 +90,7 @@ impl Larder {
     pub async fn create_space(&self, caller: &Caller, new: NewSpace) -> Result<SpaceInfo> {
         require_admin(caller)?;
         check_name(&new.name)?;
-        if let Some(policy) = &new.policy {
-            check_policy(policy)?;
-        }
+        check_policy(&new.policy.apply(&SpacePolicy::default_of(new.kind)))?;
         match new.kind {
             SpaceKind::Project => {}
             SpaceKind::Home => {
@@ -121,7 +118,7 @@ impl Larder {
         let name_key = schema::space_name_key(&new.name);
         txn.hold_absent(name_key.clone());
         txn.put(name_key, &id);
-        let policy = new.policy.unwrap_or_else(|| SpacePolicy::default_of(new.kind));
+        let policy = new.policy.apply(&SpacePolicy::default_of(new.kind));
         let space = Space {
             name: new.name,
             kind: new.kind,
@@ -188,8 +185,8 @@ impl Larder {
         self.space_info(&*snapshot, id, space).await
     }
 
-    /// Changes a space: limits by administrators, name and policy by its owner too. A limit may
-    /// be set below what the space holds; then only what does not add to it is accepted.
+    /// Changes a space: limits by administrators, name and policy by its owner too. Of changes
+    /// at once to different fields none is lost. A limit may be set below what the space holds; then only what does not add to it is accepted.
     pub async fn change_space(
         &self,
         caller: &Caller,
@@ -197,12 +194,9 @@ impl Larder {
         change: SpaceChange,
     ) -> Result<SpaceInfo> {
         let id = self.locate_space(caller, space).await?;
-        let right = if change.limits.is_some() { Right::Administer } else { Right::Manage };
+        let right = if change.limits.is_empty() { Right::Manage } else { Right::Administer };
         if let Some(name) = &change.name {
             check_name(name)?;
-        }
-        if let Some(policy) = &change.policy {
-            check_policy(policy)?;
         }
         transact!(self, id, |txn| {
             let mut space = self.enter_space(&mut txn, caller, id, right).await?;
@@ -216,8 +210,11 @@ impl Larder {
                 txn.delete(schema::space_name_key(&space.name));
                 space.name = name;
             }
-            space.limits = change.limits.unwrap_or(space.limits);
-            space.policy = change.policy.clone().unwrap_or(space.policy);
+            space.limits = change.limits.apply(space.limits);
+            if !change.policy.is_empty() {
+                space.policy = change.policy.apply(&space.policy);
+                check_policy(&space.policy)?;
+            }
             txn.put(schema::space_key(id), &space);
         });
         self.space(caller, &SpaceRef::Id(id)).await

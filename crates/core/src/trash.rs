@@ -10,6 +10,7 @@
 use larder_base::{
     ErrorKind,
     id::{JobId, NodeId, SpaceId, TrashId},
+    limits::PATH_DEPTH_MAX,
     name::{EntryName, TreePath},
 };
 
@@ -243,7 +244,7 @@ impl Larder {
                 (1, 0, DirentBody::File(state.clone()))
             }
             TrashedBody::Dir => {
-                let stat = attach(txn, id, node, parent, name).await?;
+                let stat = attach(txn, &place.chain, &made, node, name).await?;
                 (stat[STAT_FILES], stat[STAT_DIRS] + 1, DirentBody::Dir)
             }
         };
@@ -354,20 +355,36 @@ pub(crate) async fn detach(
     hold_stat(txn, id, dir).await
 }
 
-/// Puts a directory that is nobody's child into `parent`; answers its statistics.
+/// Puts a directory that is nobody's child into the last of `made`, which the same transaction
+/// makes below `chain`, or into the end of `chain` itself; answers its statistics. `Invalid` if
+/// something below it would lie deeper than a path can name (T5).
 pub(crate) async fn attach(
     txn: &mut Txn,
-    id: SpaceId,
+    chain: &Chain,
+    made: &[NodeId],
     dir: NodeId,
-    parent: NodeId,
     name: &EntryName,
 ) -> Result<[i64; 4]> {
+    let id = chain.space;
     let key = schema::authority_key(id, dir);
     let authority = lookup::authority(&*txn.snapshot, id, dir).await?;
     txn.hold(key.clone(), authority.version);
+    let parent = made.last().copied().unwrap_or(chain.dir());
     let place = Some((parent, name.clone()));
     txn.put(key, &Authority { place, state: DirState::Live });
     txn.touch_topology(id);
+    // What is made below it meanwhile changes its statistics, which are held.
+    let (height, _) = txn::counters(&*txn.snapshot, &schema::height_key(id, dir)).await?;
+    let levels = height[0] + 1;
+    let depth = chain.path().len() + made.len();
+    if usize::try_from(levels).unwrap_or(usize::MAX).saturating_add(depth) > PATH_DEPTH_MAX {
+        let detail = format!("something below it would lie deeper than {PATH_DEPTH_MAX} names");
+        return Err(Error::invalid(detail));
+    }
+    for (dir, levels) in made.iter().rev().zip(levels..) {
+        lookup::raise(txn, id, *dir, levels);
+    }
+    chain.raise(txn, levels + i64::try_from(made.len()).unwrap_or(0));
     hold_stat(txn, id, dir).await
 }
 

@@ -15,7 +15,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use larder_base::{ErrorKind, Timestamp, failpoint, id::SpaceId};
+use larder_base::{
+    ErrorKind, Timestamp, failpoint,
+    id::{SpaceId, UserId},
+};
 use larder_meta::{CommitError, Committed, FieldOp, Merge, Revision, Snapshot, TxnSpec, Version};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
@@ -66,13 +69,15 @@ pub(crate) struct Txn {
     pub(crate) spec: TxnSpec,
     /// One time for everything that this commit writes.
     pub(crate) now: Timestamp,
+    /// Whose rights this relies on.
+    pub(crate) caller: Option<UserId>,
     /// Bytes promised to this operation; the promise ends with the commit.
     pub(crate) reservation: Option<Reservation>,
 }
 
 impl Txn {
     pub(crate) fn new(snapshot: Arc<dyn Snapshot>, now: Timestamp) -> Self {
-        Self { snapshot, spec: TxnSpec::default(), now, reservation: None }
+        Self { snapshot, spec: TxnSpec::default(), now, caller: None, reservation: None }
     }
 
     /// Reads a record.
@@ -256,7 +261,7 @@ impl Larder {
         txn: Txn,
         attempts: &mut Attempts,
     ) -> Result<Option<Revision>> {
-        let Txn { mut spec, snapshot, reservation, .. } = txn;
+        let Txn { mut spec, snapshot, caller, reservation, .. } = txn;
         drop(snapshot);
         spec.fence = Some(self.inner.incarnation);
         failpoint::reach("commit.before");
@@ -283,6 +288,12 @@ impl Larder {
                 Ok(Some(revision))
             }
             Ok(Committed::Before(_)) => Err(Error::internal("commit repeated without a name")),
+            Err(CommitError::Conflict(key))
+                if caller.is_some_and(|user| key == schema::user_key(user)) =>
+            {
+                let detail = "the account changed while the request ran: log in again";
+                Err(Error::new(ErrorKind::Unauthenticated, detail))
+            }
             Err(CommitError::Conflict(_)) if attempts.made < ATTEMPTS_MAX => {
                 self.inner.metrics.conflicts.add(1);
                 Ok(None)

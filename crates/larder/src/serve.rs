@@ -38,7 +38,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
 
     let meta = open_metadata(&config, &env)?;
-    let larder = open_larder(&config, meta, &env).await?;
+    let (larder, made) = open_larder(&config, meta, &env).await?;
     let status = Status::default();
     let options = RestOptions {
         file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
@@ -55,6 +55,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         drain_timeout: config.http_drain_timeout,
         ..ServeOptions::default()
     };
+    // Before anything else that can fail: this password is told once.
+    if let Some(password) = made {
+        say(&format!("larder first start: user={} password={password}", config.root_user))?;
+    }
     let server = Server::start(&options, rest, &env, &status)?;
     let address = server.addresses().first().context("no listener")?;
     say(&format!("larder ready http={address}"))?;
@@ -85,7 +89,7 @@ async fn open_larder(
     config: &Config,
     meta: Arc<dyn MetaStore>,
     env: &Env,
-) -> anyhow::Result<Larder> {
+) -> anyhow::Result<(Larder, Option<String>)> {
     let bootstrap = Larder::bootstrap(&*meta, env).await.context("read the metadata")?;
     let budget =
         usize::try_from(config.memory_budget_bytes.bytes()).context("memory.budget_bytes")?;
@@ -126,13 +130,9 @@ async fn open_larder(
         ..larder_core::Config::default()
     };
     let stores = Stores::new(stores)?;
-    let (larder, made) = Larder::open(settings, meta, stores, first_user, env.clone())
+    Larder::open(settings, meta, stores, first_user, env.clone())
         .await
-        .context("open the file store")?;
-    if let Some(password) = made {
-        say(&format!("larder first start: user={} password={password}", config.root_user))?;
-    }
-    Ok(larder)
+        .context("open the file store")
 }
 
 fn say(line: &str) -> anyhow::Result<()> {

@@ -10,9 +10,10 @@ use crate::{
     wire::{CheckBody, CollectBody, JobBody, PageBody},
 };
 
-/// `GET` and `POST /v1/admin/check`: proves every invariant again, online.
+/// `GET` and `POST /v1/admin/check[?wait=1]`: proves every invariant again, online. It always
+/// waits: without waiting there would be nothing to report.
 pub(crate) async fn check(call: Call<'_>) -> Answer {
-    call.no_query()?;
+    call.query(&["wait"])?.flag("wait")?;
     let report = call.larder().check(&call.caller).await?;
     Ok(call::json(StatusCode::OK, &CheckBody::from(&report))?)
 }

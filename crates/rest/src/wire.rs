@@ -12,9 +12,9 @@ use larder_base::{
     name::{EntryName, TreePath},
 };
 use larder_core::{
-    CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, KeyInfo, NewKey, NewUser,
-    Page, Placement, RestoreOptions, RevisionInfo, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
-    Split, TrashItem, UserChange, UserInfo, Written,
+    CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, KeyInfo, LimitsChange,
+    NewKey, NewUser, Page, Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceInfo,
+    SpaceKind, SpacePolicy, Split, TrashItem, UserChange, UserInfo, Written,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -328,26 +328,18 @@ impl<'a> From<&'a SpaceInfo> for SpaceBody<'a> {
 }
 
 /// Limits in a request: what is absent stays.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct LimitsChange {
+pub(crate) struct LimitsChangeBody {
     #[serde(default, deserialize_with = "present")]
     live: Option<Option<u64>>,
     #[serde(default, deserialize_with = "present")]
     retained: Option<Option<u64>>,
 }
 
-impl LimitsChange {
-    /// Whether nothing stays.
-    pub(crate) fn whole(&self) -> bool {
-        self.live.is_some() && self.retained.is_some()
-    }
-
-    pub(crate) fn apply(&self, to: SpaceLimits) -> SpaceLimits {
-        SpaceLimits {
-            live: self.live.unwrap_or(to.live),
-            retained: self.retained.unwrap_or(to.retained),
-        }
+impl From<LimitsChangeBody> for LimitsChange {
+    fn from(body: LimitsChangeBody) -> Self {
+        Self { live: body.live, retained: body.retained }
     }
 }
 
@@ -361,9 +353,9 @@ struct VersionsChange {
 }
 
 /// A policy in a request: what is absent stays.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PolicyChange {
+pub(crate) struct PolicyChangeBody {
     split: Option<SplitBody>,
     copies: Option<CopiesBody>,
     ack: Option<u32>,
@@ -373,26 +365,22 @@ pub(crate) struct PolicyChange {
     trash_days: Option<Option<u32>>,
 }
 
-impl PolicyChange {
-    pub(crate) fn apply(&self, to: &SpacePolicy) -> SpacePolicy {
-        let mut placement = to.placement;
-        match self.split {
-            None => {}
-            Some(SplitBody::Whole) => placement.split = Split::Whole,
-            Some(SplitBody::Fixed(bytes)) => placement.split = Split::Fixed { bytes },
-            Some(SplitBody::Stripe(count)) => placement.split = Split::Stripe { count },
-        }
-        match self.copies {
-            None => {}
-            Some(CopiesBody::Count(count)) => placement.copies = Copies::Count(count),
-            Some(CopiesBody::All(_)) => placement.copies = Copies::All,
-        }
-        placement.ack = self.ack.unwrap_or(placement.ack);
-        SpacePolicy {
-            placement,
-            versions_keep: self.versions.keep.unwrap_or(to.versions_keep),
-            versions_days: self.versions.days.unwrap_or(to.versions_days),
-            trash_days: self.trash_days.unwrap_or(to.trash_days),
+impl From<PolicyChangeBody> for PolicyChange {
+    fn from(body: PolicyChangeBody) -> Self {
+        Self {
+            split: body.split.map(|split| match split {
+                SplitBody::Whole => Split::Whole,
+                SplitBody::Fixed(bytes) => Split::Fixed { bytes },
+                SplitBody::Stripe(count) => Split::Stripe { count },
+            }),
+            copies: body.copies.map(|copies| match copies {
+                CopiesBody::Count(count) => Copies::Count(count),
+                CopiesBody::All(_) => Copies::All,
+            }),
+            ack: body.ack,
+            versions_keep: body.versions.keep,
+            versions_days: body.versions.days,
+            trash_days: body.trash_days,
         }
     }
 }
@@ -403,8 +391,8 @@ impl PolicyChange {
 pub(crate) struct NewSpaceBody {
     pub(crate) name: String,
     pub(crate) kind: KindBody,
-    pub(crate) limits: Option<LimitsChange>,
-    pub(crate) policy: Option<PolicyChange>,
+    pub(crate) limits: Option<LimitsChangeBody>,
+    pub(crate) policy: Option<PolicyChangeBody>,
 }
 
 /// Body of `PATCH /v1/spaces/{space}`.
@@ -412,8 +400,10 @@ pub(crate) struct NewSpaceBody {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SpaceChangeBody {
     pub(crate) name: Option<String>,
-    pub(crate) limits: Option<LimitsChange>,
-    pub(crate) policy: Option<PolicyChange>,
+    #[serde(default)]
+    pub(crate) limits: LimitsChangeBody,
+    #[serde(default)]
+    pub(crate) policy: PolicyChangeBody,
 }
 
 /// Body of `move` and `copy`.

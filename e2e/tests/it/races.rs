@@ -44,6 +44,39 @@ fn of_many_mkdirs_one_makes_the_directory_and_the_others_learn_its_id() {
 }
 
 #[test]
+fn changes_of_a_space_at_once_to_different_fields_are_all_kept() {
+    let server = Server::start();
+    let client = server.client();
+    let made = client.make_space("team", "project", &json!({ "policy": { "trash_days": 7 } }));
+    let policy = made.expect(201).json()["policy"].clone();
+    let all = json!({ "split": "whole", "copies": 1, "ack": 1,
+        "versions": { "keep": null, "days": null }, "trash_days": 7 });
+    assert_eq!(policy, all, "what is not said is the default");
+    for round in 1..=rounds(10) {
+        let changes = [
+            json!({ "limits": { "live": round } }),
+            json!({ "limits": { "retained": round } }),
+            json!({ "policy": { "trash_days": round } }),
+            json!({ "policy": { "versions": { "keep": round } } }),
+            json!({ "policy": { "versions": { "days": round } } }),
+            json!({ "policy": { "split": { "stripe": round } } }),
+        ];
+        let answers = race(&client, changes.len(), |number, client| {
+            client.json("PATCH", "/v1/spaces/team", &changes[number])
+        });
+        answers.into_iter().for_each(|answer| drop(answer.expect(200)));
+        let space = client.in_space("team").space();
+        assert_eq!(space["limits"], json!({ "live": round, "retained": round }));
+        let versions = json!({ "keep": round, "days": round });
+        let policy = json!({ "split": { "stripe": round }, "copies": 1, "ack": 1,
+            "versions": versions, "trash_days": round });
+        assert_eq!(space["policy"], policy);
+    }
+    let wrong = json!({ "policy": { "ack": 2 } });
+    client.json("PATCH", "/v1/spaces/team", &wrong).expect_problem(400, "invalid");
+}
+
+#[test]
 fn first_visits_of_a_new_user_at_once_find_one_home() {
     let server = Server::start();
     let root = server.client();

@@ -153,7 +153,7 @@ impl Larder {
         let Some((id, stored)) = found.filter(|_| verified) else { return Err(refused()) };
         let shown: Arc<str> = stored.value.name.as_str().into();
         self.remember(name, id, &shown, &stored, digest);
-        caller(id, shown, &stored.value)
+        caller(id, shown, &stored)
     }
 
     /// What is remembered of this name and password, if the user has not changed since.
@@ -166,7 +166,7 @@ impl Larder {
         let snapshot = self.inner.meta.snapshot().await?;
         let stored = txn::get::<User>(&*snapshot, &schema::user_key(known.user)).await?;
         let stored = stored.filter(|stored| stored.version == known.version);
-        Ok(stored.map(|stored| caller(known.user, known.name, &stored.value)))
+        Ok(stored.map(|stored| caller(known.user, known.name, &stored)))
     }
 
     fn remember(
@@ -213,17 +213,17 @@ impl Larder {
             return Err(refused());
         }
         let user = txn::get::<User>(&*snapshot, &schema::user_key(key.user)).await?;
-        let user = user.ok_or_else(refused)?.value;
-        let name = user.name.as_str().into();
+        let user = user.ok_or_else(refused)?;
+        let name = user.value.name.as_str().into();
         caller(key.user, name, &user)
     }
 }
 
-fn caller(id: UserId, name: Arc<str>, user: &User) -> Result<Caller> {
-    if user.disabled {
+fn caller(id: UserId, name: Arc<str>, user: &Stored<User>) -> Result<Caller> {
+    if user.value.disabled {
         return Err(refused());
     }
-    Ok(Caller { user: id, name, admin: user.admin })
+    Ok(Caller { user: id, name, admin: user.value.admin, record: user.version })
 }
 
 #[cfg(test)]

@@ -267,6 +267,7 @@ async fn remove_empty_dir(
     txn.delete(key);
     txn.delete(schema::location_key(level.dir));
     txn.delete(schema::stat_key(id, level.dir));
+    txn.delete(schema::height_key(id, level.dir));
     txn.spec.empty.push(schema::dirents_prefix(id, level.dir));
     if let Some((key, version)) = &level.entry {
         txn.hold(key.clone(), *version);

@@ -11,6 +11,7 @@
 //! | `de` | space, parent, slot, name | [`Dirent`] | tree, upload, revision, trash |
 //! | `no` | node | [`Location`] | tree, upload, trash |
 //! | `st` | space, directory | counters: size, files, directories, time | everything below the directory |
+//! | `ht` | space, directory | counters: levels below | tree |
 //! | `rv` | space, node, number | [`FileState`] | upload, revision |
 //! | `bl` | blob | [`Blob`] | upload, blob |
 //! | `gq` | blob | nothing | blob |
@@ -192,6 +193,11 @@ pub(crate) fn locations_prefix() -> Bytes {
 
 pub(crate) fn stat_key(space: SpaceId, dir: NodeId) -> Bytes {
     key(*b"st", &[space.as_bytes(), dir.as_bytes()])
+}
+
+/// How many levels of directories lie below one: a bound that only grows.
+pub(crate) fn height_key(space: SpaceId, dir: NodeId) -> Bytes {
+    key(*b"ht", &[space.as_bytes(), dir.as_bytes()])
 }
 
 pub(crate) fn revision_key(space: SpaceId, node: NodeId, number: u64) -> Bytes {

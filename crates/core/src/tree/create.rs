@@ -130,11 +130,14 @@ impl Larder {
             let fields =
                 [FieldOp::Add(0), FieldOp::Add(0), FieldOp::Add(below), FieldOp::Max(now)];
             txn.add(schema::stat_key(space, node), fields);
+            lookup::raise(txn, space, node, below);
             parent = node;
             made.push(node);
         }
         if depth > 0 {
-            place.chain.add(txn, 0, 0, i64::try_from(depth).unwrap_or(0));
+            let levels = i64::try_from(depth).unwrap_or(0);
+            place.chain.add(txn, 0, 0, levels);
+            place.chain.raise(txn, levels);
         }
         Ok(made)
     }

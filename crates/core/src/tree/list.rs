@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use larder_base::{
     id::{NodeId, SpaceId},
-    limits::TREE_DEPTH_MAX,
+    limits::PATH_DEPTH_MAX,
     name::{EntryName, TreePath},
 };
 use larder_meta::{Merge, Snapshot};
@@ -72,7 +72,7 @@ fn read_cursor(text: &str) -> Result<TreePath> {
     let invalid = || Error::invalid("the cursor is not one that a page gave");
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
     let path = String::from_utf8(bytes).map_err(|_| invalid())?;
-    let names = path.split('/').take(TREE_DEPTH_MAX).map(EntryName::new);
+    let names = path.split('/').take(PATH_DEPTH_MAX).map(EntryName::new);
     Ok(TreePath::of_entry(names.collect::<Result<_, _>>().map_err(|_| invalid())?))
 }
 

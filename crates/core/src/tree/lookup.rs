@@ -9,7 +9,7 @@
 use larder_base::{
     ErrorKind, Timestamp,
     id::{NodeId, SpaceId},
-    limits::{PATH_DEPTH_MAX, TREE_DEPTH_MAX, TXN_ITEMS_MAX},
+    limits::{PATH_DEPTH_MAX, TXN_ITEMS_MAX},
     name::{EntryName, TreePath},
 };
 use larder_meta::{FieldOp, Snapshot, Version};
@@ -96,6 +96,13 @@ impl Chain {
         }
     }
 
+    /// Notes that there are `levels` levels of directories below the end of this chain.
+    pub(crate) fn raise(&self, txn: &mut Txn, levels: i64) {
+        for (link, height) in self.links.iter().rev().zip(levels..) {
+            raise(txn, self.space, link.node, height);
+        }
+    }
+
     /// The path of `name` in the directory at its end.
     pub(crate) fn join(&self, name: &EntryName) -> TreePath {
         let mut names = self.path.clone();
@@ -110,6 +117,14 @@ impl Chain {
         self.links.push(Link { node, version });
         self.path.push(name);
         Ok(())
+    }
+}
+
+/// Notes that there are `levels` levels of directories below `dir`.
+pub(crate) fn raise(txn: &mut Txn, space: SpaceId, dir: NodeId, levels: i64) {
+    if levels > 0 {
+        let fields = [FieldOp::Max(levels), FieldOp::Keep, FieldOp::Keep, FieldOp::Keep];
+        txn.add(schema::height_key(space, dir), fields);
     }
 }
 
@@ -206,7 +221,7 @@ pub(crate) async fn chain_of(
     let mut links = Vec::new();
     let mut path = Vec::new();
     let mut node = dir;
-    for _ in 0..=TREE_DEPTH_MAX {
+    for _ in 0..=PATH_DEPTH_MAX {
         let key = schema::authority_key(id, node);
         let stored = txn::get::<Authority>(snapshot, &key)
             .await?
@@ -272,6 +287,9 @@ impl Larder {
     ) -> Result<Space> {
         let space = self.read_space(&*txn.snapshot, caller, id, right).await?;
         txn.hold(schema::space_key(id), space.version);
+        // A right that is taken while the request runs is not used at its commit (P1).
+        txn.hold(schema::user_key(caller.user), caller.record);
+        txn.caller = Some(caller.user);
         Ok(space.value)
     }
 

@@ -170,3 +170,39 @@ fn a_header_that_is_not_ours_is_refused() {
     let error = LogDirectory::open(&dir.path().join("log"), &Faults::none()).unwrap_err();
     assert!(matches!(error, LogError::Foreign(_)));
 }
+
+/// The bytes of `docs/formats/log.md`.
+fn example() -> Vec<u8> {
+    let text = include_str!("../../../../docs/formats/log.md");
+    let mut bytes = vec![0; 8192];
+    for line in text.lines() {
+        let Some((at, row)) = line.split_once(": ") else { continue };
+        let Ok(at) = usize::from_str_radix(at, 16) else { continue };
+        for (i, byte) in row.split(' ').enumerate() {
+            bytes[at + i] = u8::from_str_radix(byte, 16).unwrap();
+        }
+    }
+    bytes
+}
+
+#[test]
+fn the_documented_example_is_what_is_written_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = LogDirectory::create(dir.path(), &Faults::none()).unwrap();
+    let header = SegmentHeader { sequence: 7, salt: 0x0102_0304_0506_0708, capacity: 8192 };
+    let segment = Arc::new(log.prepare(header, None).unwrap());
+    let record = b"\x1c\0\0\0\x05\0\0\0\0\0\0\0\0\x01\0\0\0\0\x03\0\x05\0\0\0keyvalue";
+    append(&mut Writer::new(Arc::clone(&segment), BLOCK as u64, 9), record).unwrap();
+    let written = std::fs::read(log.segment_path(7)).unwrap();
+    let dump: String = written
+        .chunks(16)
+        .enumerate()
+        .filter(|(_, row)| row.iter().any(|byte| *byte != 0))
+        .map(|(i, row)| {
+            let row: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{:04x}: {}\n", i * 16, row.join(" "))
+        })
+        .collect();
+    assert!(written == example(), "the example should be:\n{dump}");
+    assert_eq!(read(&segment).0, [record]);
+}

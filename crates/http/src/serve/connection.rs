@@ -89,7 +89,7 @@ pub(super) async fn serve<S: Service>(
         let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
         let answer = begun.await;
         let mut response = answer.unwrap_or_else(|_| panicked(env, status));
-        if false && !remains.clear(env, drain).await {
+        if !remains.clear(env, drain).await {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let guard = BusyGuard(pulse.clone());

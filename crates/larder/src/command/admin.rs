@@ -13,7 +13,7 @@ use crate::client::{
 
 /// Runs `larder check`. It fails if anything was found.
 pub(crate) async fn check(context: &Context) -> Result<()> {
-    let mut call = Call::new(Method::GET, "/v1/admin/check".to_owned());
+    let mut call = Call::new(Method::GET, "/v1/admin/check?wait=1".to_owned());
     call.unhurried = true;
     let report = context.client.json(&call).await?;
     let listed = report.get("findings").and_then(Value::as_array).map_or(0, Vec::len) as u64;

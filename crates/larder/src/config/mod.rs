@@ -80,7 +80,7 @@ settings! {
     http_address: SocketAddr = "http.address", "127.0.0.1:8080", short "LARDER_HTTP_ADDRESS";
     /// Threads that serve requests; `auto` is one for each core.
     http_workers: Option<usize> = "http.workers", "auto";
-    /// Most connections at once; further ones wait to be accepted.
+    /// Most connections at once; further ones are told to come again and closed.
     http_max_connections: usize = "http.max_connections", "4096";
     /// How long the head of a request may take to arrive.
     http_header_timeout: Duration = "http.header_timeout", "30s";
@@ -100,7 +100,7 @@ settings! {
 
     /// Memory for the buffers that file contents pass through, for all requests together.
     /// Requests wait for their share instead of taking more.
-    memory_budget_bytes: Size = "memory.budget_bytes", "96MiB";
+    memory_budget_bytes: Size = "memory.budget_bytes", "64MiB";
 
     /// Largest file that is accepted.
     limits_file_bytes_max: Option<Size> = "limits.file_bytes_max", "none";

@@ -500,7 +500,8 @@ async fn a_view_that_holds_too_much_memory_fails_and_new_ones_work() {
     while let Ok(found) = old.get(b"a").await {
         assert_eq!(found.unwrap().value, "1");
         let puts = (0..50).map(|i| (format!("{}", i * 31 % 99).into(), body(i, 500)));
-        let spec = TxnSpec { put: puts.chain([("a".into(), "2".into())]).collect(), ..TxnSpec::default() };
+        let spec =
+            TxnSpec { put: puts.chain([("a".into(), "2".into())]).collect(), ..TxnSpec::default() };
         store.commit(spec).await.unwrap();
         commits += 1;
         assert!(statistic(&store, "overlay_bytes") < 24 * (128 << 10), "memory is bounded");
@@ -510,6 +511,33 @@ async fn a_view_that_holds_too_much_memory_fails_and_new_ones_work() {
     assert!(matches!(old.scan(b"", b"z", 9).await, Err(MetaError::Unavailable(_))));
     assert_eq!(get(&store, "a").await.as_deref(), Some(&b"2"[..]));
     assert_eq!(store.health(), Health::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_names_a_commit_that_was_made_so_that_later_ones_have_larger_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path());
+    let mut seen = 0;
+    for round in 0..20 {
+        let committed = store.commit(put("a", format!("{round}"))).await.unwrap();
+        let Committed::Now(revision) = committed else { panic!("{committed:?}") };
+        assert!(revision.0 > seen, "round {round}: commit {revision:?} after a view of {seen}");
+        // Flushes and merges draw numbers of their own.
+        store.compact().await.unwrap();
+        let view = store.snapshot().await.unwrap();
+        assert_eq!(view.revision(), revision);
+        seen = view.revision().0;
+        drop(view);
+        if round % 5 == 0 {
+            let copy = crash(directory.path());
+            drop(store);
+            store = open(copy.path());
+            let view = store.snapshot().await.unwrap();
+            assert!(view.revision().0 >= seen);
+            drop((view, store));
+            store = open(directory.path());
+        }
+    }
 }
 
 #[tokio::test]
@@ -692,4 +720,81 @@ proptest! {
     fn random_histories_keep_every_live_value(steps in steps()) {
         runtime().block_on(walk(steps));
     }
+}
+
+const CRASH_DIRECTORY: &str = "LARDER_TEST_CRASH_DIRECTORY";
+const CRASH_STEP: &str = "LARDER_TEST_CRASH_STEP";
+
+/// Writes until the armed step ends the process. Does nothing unless the test below starts it.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the parent speaks to it by its environment")]
+fn child_of_the_crash_test() {
+    let (Ok(directory), Ok(step)) = (std::env::var(CRASH_DIRECTORY), std::env::var(CRASH_STEP))
+    else {
+        return;
+    };
+    let store = Arc::new(open(Path::new(&directory)));
+    larder_base::failpoint::arm(&step).unwrap();
+    let env = Env::system();
+    runtime().block_on(async {
+        let writers = (0..8_u64).map(|writer| {
+            let (store, step) = (Arc::clone(&store), step.clone());
+            env.spawn("writer", async move {
+                for i in 0..120 {
+                    let seed = writer * 1000 + i;
+                    let key = format!("{step}/{seed}");
+                    let value = body(seed, if i % 3 == 0 { 15_000 } else { 300 });
+                    let mut spec = put(&key, value);
+                    // Churn, so that segments are recycled.
+                    spec.put.push((format!("churn {writer}").into(), body(seed, 40_000)));
+                    store.commit(spec).await.unwrap();
+                    println!("ack {key} {seed} {i}");
+                    if i % 40 == 39 {
+                        store.compact().await.unwrap();
+                    }
+                }
+            })
+        });
+        futures_util::future::join_all(writers).await;
+    });
+    // A crash at the end as well.
+    std::process::abort();
+}
+
+#[tokio::test]
+async fn whatever_step_the_process_ends_at_everything_acknowledged_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    let mut crashed = 0;
+    let steps = larder_base::failpoint::STEPS;
+    let ours = steps.iter().filter(|s| s.starts_with("log.") || s.starts_with("tables."));
+    for step in ours.flat_map(|step| [1, 4, 25].map(|n| format!("{step}:{n}"))) {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "embedded::child_of_the_crash_test", "--nocapture"])
+            .env(CRASH_DIRECTORY, directory.path())
+            .env(CRASH_STEP, &step)
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "the child ends by a crash");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let before = acknowledged.len();
+        for line in text.lines().filter_map(|line| line.split_once("ack ")) {
+            let words: Vec<&str> = line.1.split(' ').collect();
+            if let [key, seed, i] = words[..] {
+                let length = if i.parse::<u64>().unwrap() % 3 == 0 { 15_000 } else { 300 };
+                acknowledged.push((key.to_owned(), body(seed.parse().unwrap(), length)));
+            }
+        }
+        crashed += u32::from(acknowledged.len() - before < 8 * 120);
+        let store = open(directory.path());
+        let view = store.snapshot().await.unwrap();
+        for (key, value) in &acknowledged {
+            let found = view.get(key.as_bytes()).await.unwrap();
+            assert_eq!(found.map(|record| record.value).as_ref(), Some(value), "{step}: {key}");
+        }
+        drop(view);
+        store.close().await.unwrap();
+    }
+    assert!(crashed >= 15, "most of the steps were reached: {crashed}");
+    assert!(acknowledged.len() > 500);
 }

@@ -170,7 +170,7 @@ impl Committer {
             Request::Tick => {
                 // Nothing drawn may be missing in what becomes visible.
                 self.finish_group();
-                self.shared.tracker.publish(self.shared.tables.last_drawn());
+                self.shared.tracker.advance(self.shared.tables.last_drawn());
                 self.shared.status.merge_wanted.notify();
             }
             Request::Seal(answer) => {
@@ -441,7 +441,7 @@ impl Committer {
         let commit = self.shared.tables.seal(&checkpoint);
         lock(&self.shared.seals).push_back((commit, checkpoint.segment));
         self.unflushed = 0;
-        self.shared.tracker.publish(commit);
+        self.shared.tracker.advance(commit);
         self.shared.status.flush_wanted.notify();
         commit
     }

@@ -129,7 +129,8 @@ impl EmbeddedStore {
             statistics: Statistics::default(),
             _lock: lock,
         });
-        shared.tracker.publish(shared.tables.last_drawn());
+        shared.tracker.publish(replayed.last_commit);
+        shared.tracker.advance(shared.tables.last_drawn());
         adopt(&shared, &segments, &replayed.unused)?;
         let (sender, receiver) = mpsc::channel(QUEUE_SPECS);
         let writer = replayed.writer;

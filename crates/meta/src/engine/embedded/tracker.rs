@@ -19,39 +19,56 @@ use std::{
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     visible: AtomicU64,
-    /// How many views have this bound.
-    open: Mutex<BTreeMap<u64, u32>>,
+    open: Mutex<Open>,
     /// Views with bounds below this were given up. Held by whoever reads through a view.
     given_up: RwLock<u64>,
 }
 
+#[derive(Debug, Default)]
+struct Open {
+    /// The last visible number that is a commit's, and so is durable. The tables draw numbers
+    /// as well, and those may be drawn again after a crash: nobody outside may see them.
+    committed: u64,
+    /// How many views have this bound.
+    views: BTreeMap<u64, u32>,
+}
+
 impl Tracker {
-    fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, u32>> {
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything up to this commit can be seen. Only the committer says so.
     pub(super) fn publish(&self, commit: u64) {
+        let mut open = self.open();
+        open.committed = open.committed.max(commit);
         self.visible.fetch_max(commit, Ordering::AcqRel);
     }
 
-    /// The last commit that can be seen.
+    /// Everything up to this number can be seen, and none of it is a commit.
+    pub(super) fn advance(&self, number: u64) {
+        let _open = self.open();
+        self.visible.fetch_max(number, Ordering::AcqRel);
+    }
+
+    /// The last number that can be seen.
     pub(super) fn visible(&self) -> u64 {
         self.visible.load(Ordering::Acquire)
     }
 
-    /// Opens a view of everything visible; returns its bound, to be given to `close`.
-    pub(super) fn enter(&self) -> u64 {
+    /// Opens a view of everything visible; returns its bound, to be given to `leave`, and the
+    /// last commit that it sees.
+    pub(super) fn enter(&self) -> (u64, u64) {
         let mut open = self.open();
         // Read under the lock, so that `watermark` cannot pass a bound that is about to enter.
         let bound = self.visible() + 1;
-        *open.entry(bound).or_insert(0) += 1;
-        bound
+        *open.views.entry(bound).or_insert(0) += 1;
+        (bound, open.committed)
     }
 
     /// Opens a second view with the bound of one that is open.
     pub(super) fn enter_again(&self, bound: u64) {
-        *self.open().entry(bound).or_insert(0) += 1;
+        *self.open().views.entry(bound).or_insert(0) += 1;
     }
 
     /// To be held while something is read through a view; `None` if the view was given up.
@@ -65,10 +82,10 @@ impl Tracker {
     pub(super) fn give_up_oldest(&self) -> bool {
         let mut given_up = self.given_up.write().unwrap_or_else(PoisonError::into_inner);
         let mut open = self.open();
-        let oldest = open.first_key_value().map(|(bound, _)| *bound);
+        let oldest = open.views.first_key_value().map(|(bound, _)| *bound);
         match oldest {
             Some(bound) if bound <= self.visible() => {
-                open.remove(&bound);
+                open.views.remove(&bound);
                 *given_up = bound + 1;
                 true
             }
@@ -79,10 +96,10 @@ impl Tracker {
     /// Closes a view.
     pub(super) fn leave(&self, bound: u64) {
         let mut open = self.open();
-        if let Some(count) = open.get_mut(&bound) {
+        if let Some(count) = open.views.get_mut(&bound) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&bound);
+                open.views.remove(&bound);
             }
         }
     }
@@ -91,12 +108,12 @@ impl Tracker {
     pub(super) fn watermark(&self) -> u64 {
         let open = self.open();
         let next = self.visible() + 1;
-        open.first_key_value().map_or(next, |(bound, _)| next.min(*bound))
+        open.views.first_key_value().map_or(next, |(bound, _)| next.min(*bound))
     }
 
     /// How many views are open.
     pub(super) fn views(&self) -> u64 {
-        self.open().values().map(|count| u64::from(*count)).sum()
+        self.open().views.values().map(|count| u64::from(*count)).sum()
     }
 }
 
@@ -108,9 +125,9 @@ mod tests {
     fn the_watermark_waits_for_the_oldest_view() {
         let tracker = Tracker::default();
         tracker.publish(5);
-        let (a, b) = (tracker.enter(), tracker.enter());
+        let (a, b) = (tracker.enter().0, tracker.enter().0);
         tracker.publish(9);
-        let c = tracker.enter();
+        let (c, _) = tracker.enter();
         assert_eq!((a, b, c), (6, 6, 10));
         assert_eq!(tracker.watermark(), 6);
         tracker.leave(a);
@@ -124,12 +141,22 @@ mod tests {
     }
 
     #[test]
+    fn a_view_names_the_last_commit_and_no_other_number() {
+        let tracker = Tracker::default();
+        tracker.publish(5);
+        tracker.advance(7);
+        assert_eq!(tracker.enter(), (8, 5));
+        tracker.publish(8);
+        assert_eq!(tracker.enter(), (9, 8));
+    }
+
+    #[test]
     fn only_the_oldest_views_are_given_up() {
         let tracker = Tracker::default();
         tracker.publish(5);
-        let old = tracker.enter();
+        let (old, _) = tracker.enter();
         tracker.publish(6);
-        let new = tracker.enter();
+        let (new, _) = tracker.enter();
         assert!(tracker.reading(old).is_some());
         assert!(tracker.give_up_oldest());
         assert!(tracker.reading(old).is_none() && tracker.reading(new).is_some());

@@ -24,11 +24,13 @@ use crate::store::{MetaError, Record, Revision, Snapshot, Version};
 pub(super) struct View {
     shared: Arc<Shared>,
     bound: u64,
+    revision: Revision,
 }
 
 impl View {
     pub(super) fn open(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), bound: shared.tracker.enter() }
+        let (bound, committed) = shared.tracker.enter();
+        Self { shared: Arc::clone(shared), bound, revision: Revision(committed) }
     }
 
     /// To be held while the tables or the log are read.
@@ -99,7 +101,7 @@ impl View {
     /// A second view of the same moment.
     fn reopen(&self) -> Self {
         self.shared.tracker.enter_again(self.bound);
-        Self { shared: Arc::clone(&self.shared), bound: self.bound }
+        Self { shared: Arc::clone(&self.shared), bound: self.bound, revision: self.revision }
     }
 
     fn page(
@@ -147,7 +149,7 @@ fn present(found: Vec<(Bytes, Option<Record>)>) -> Vec<(Bytes, Record)> {
 #[async_trait]
 impl Snapshot for View {
     fn revision(&self) -> Revision {
-        Revision(self.bound - 1)
+        self.revision
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Record>, MetaError> {
