@@ -51,6 +51,8 @@ pub mod report;
 mod revision;
 mod schema;
 mod space;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trash;
 mod tree;
 mod txn;
@@ -301,14 +303,15 @@ impl Larder {
         self.inner.metrics.render(&mut text);
         for (name, value) in self.inner.meta.statistics() {
             let name = format!("larder_meta_{name}");
-            metrics::render_gauge(&mut text, &name, "Of the metadata engine.", value);
+            metrics::render_figure(&mut text, &name, "Of the metadata engine.", value);
         }
         let ready = u64::from(self.not_ready().is_empty());
-        metrics::render_gauge(&mut text, "larder_ready", "1 if requests are welcome.", ready);
+        let (name, help) = metrics::READY;
+        metrics::render_gauge(&mut text, name, help, ready);
         text
     }
 
-    /// Name and meaning of every metric of this crate that is not of an engine.
+    /// Name and meaning of every metric of [`Larder::metrics`] that is not of an engine.
     pub fn metric_table() -> &'static [(&'static str, &'static str)] {
         Metrics::TABLE
     }

@@ -24,6 +24,10 @@ impl Counter {
     }
 }
 
+/// Whether this process wants requests.
+pub(crate) const READY: (&str, &str) =
+    ("larder_ready", "1 if requests are welcome, 0 if `/ready` says why not.");
+
 macro_rules! metrics {
     ($($field:ident $name:literal $help:literal;)+) => {
         /// What core counts.
@@ -33,8 +37,9 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// Name and meaning of every counter.
-            pub(crate) const TABLE: &[(&str, &str)] = &[$(($name, $help),)+];
+            /// Name and meaning of every metric, but those of engines.
+            pub(crate) const TABLE: &[(&str, &str)] =
+                &[$((concat!($name, "_total"), $help),)+ READY];
 
             fn values(&self) -> Vec<(&'static str, &'static str, u64)> {
                 vec![$(($name, $help, self.$field.get()),)+]
@@ -76,6 +81,14 @@ fn render_counter(text: &mut String, name: &str, help: &str, value: u64) {
     let written =
         write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name}_total {value}\n");
     debug_assert!(written.is_ok());
+}
+
+/// Appends one figure as OpenMetrics text: a counter if its name ends in `_total`, else a gauge.
+pub(crate) fn render_figure(text: &mut String, name: &str, help: &str, value: u64) {
+    match name.strip_suffix("_total") {
+        Some(name) => render_counter(text, name, help, value),
+        None => render_gauge(text, name, help, value),
+    }
 }
 
 /// Appends one gauge as OpenMetrics text.

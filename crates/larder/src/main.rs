@@ -14,6 +14,7 @@ mod bench;
 mod client;
 mod command;
 mod config;
+mod metrics;
 mod output;
 mod serve;
 mod telemetry;

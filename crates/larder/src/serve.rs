@@ -10,24 +10,32 @@
 //!
 //! Not here: settings (`config`), what the parts do (their crates).
 
-use std::{io::Write as _, path::PathBuf, sync::Arc};
+use std::{io::Write as _, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use larder_base::{Env, failpoint};
 use larder_chunk::{
     BufferPool, ChunkStore,
     local::{Expect, LocalOptions, LocalStore},
+    observe::Observed,
 };
 use larder_core::{FirstUser, Larder, Stores};
 use larder_http::{ServeOptions, Server, Status};
 use larder_meta::{
     MetaStore,
     engine::embedded::{EmbeddedOptions, EmbeddedStore},
+    observe::ObservedStore,
 };
-use larder_rest::{Rest, RestOptions};
+use larder_rest::{MoreMetrics, Rest, RestOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
+use crate::{config::Config, metrics::Engines};
+
+/// Calls of the metadata engine that take so long are logged.
+const SLOW_FROM: Duration = Duration::from_secs(1);
+
+/// Of how many snapshots one is measured: then the measuring costs nothing to speak of.
+const READS_EVERY: NonZeroU32 = NonZeroU32::new(32).expect("32 is not 0");
 
 /// Runs a server until it is told to stop by SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -38,11 +46,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
 
     let meta = open_metadata(&config, &env)?;
-    let (larder, made) = open_larder(&config, meta, &env).await?;
+    let mut engines = Engines { meta, stores: Vec::new() };
+    let (larder, made) = open_larder(&config, &mut engines, &env).await?;
     let status = Status::default();
     let options = RestOptions {
         file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
         body_idle_timeout: config.http_idle_timeout,
+        more_metrics: MoreMetrics::new(move || engines.render()),
         ..RestOptions::default()
     };
     let rest = Rest::new(larder.clone(), &env, &status, options);
@@ -74,27 +84,30 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_metadata(config: &Config, env: &Env) -> anyhow::Result<Arc<dyn MetaStore>> {
+fn open_metadata(config: &Config, env: &Env) -> anyhow::Result<Arc<ObservedStore>> {
     let directory = config.data_dir.join("meta");
     let options = EmbeddedOptions {
         cache_bytes: config.meta_cache_bytes.bytes(),
         ..EmbeddedOptions::default()
     };
     let store = EmbeddedStore::open(&directory, options, env)
-        .with_context(|| format!("open metadata in {}", directory.display()))?;
-    Ok(Arc::new(store))
+        .context("open the metadata")?;
+    let store = ObservedStore::new(Arc::new(store), env.clone(), SLOW_FROM);
+    Ok(Arc::new(store.with_reads_every(READS_EVERY)))
 }
 
+/// Opens the chunk stores, which it adds to `engines`, and the file store over all engines.
 async fn open_larder(
     config: &Config,
-    meta: Arc<dyn MetaStore>,
+    engines: &mut Engines,
     env: &Env,
 ) -> anyhow::Result<(Larder, Option<String>)> {
+    let meta: Arc<dyn MetaStore> = engines.meta.clone();
     let bootstrap = Larder::bootstrap(&*meta, env).await.context("read the metadata")?;
     let budget =
         usize::try_from(config.memory_budget_bytes.bytes()).context("memory.budget_bytes")?;
     let pool = BufferPool::new(budget);
-    let mut stores: Vec<Arc<dyn ChunkStore>> = Vec::new();
+    let stores = &mut engines.stores;
     for url in &config.store_urls {
         let directory = match url.strip_prefix("local:") {
             Some("") => config.data_dir.join("store"),
@@ -107,7 +120,7 @@ async fn open_larder(
         if !bootstrap.new && !bootstrap.servers.contains(&store.server()) {
             anyhow::bail!("{} holds another store than the metadata know", directory.display());
         }
-        stores.push(Arc::new(store));
+        stores.push(Observed::new(Arc::new(store), env.clone()));
     }
     if let Some(missing) = bootstrap
         .servers
@@ -129,7 +142,8 @@ async fn open_larder(
         lease_ttl: config.lease_ttl,
         ..larder_core::Config::default()
     };
-    let stores = Stores::new(stores)?;
+    let stores = stores.iter().map(|store| Arc::new(store.clone()) as Arc<dyn ChunkStore>);
+    let stores = Stores::new(stores.collect())?;
     Larder::open(settings, meta, stores, first_user, env.clone())
         .await
         .context("open the file store")

@@ -172,7 +172,7 @@ async fn measure(path: &Path, body: usize, writers: u64, length: Duration, crash
     let commits = Arc::new(AtomicU64::new(0));
     let before = cpu();
     let committer_before = thread_cpu("meta-commit");
-    let syncs_before = statistic(&store, "syncs");
+    let syncs_before = statistic(&store, "syncs_total");
     let start = Instant::now();
     let tasks: Vec<_> = (0..writers)
         .map(|writer| {
@@ -213,7 +213,7 @@ async fn measure(path: &Path, body: usize, writers: u64, length: Duration, crash
         commits / elapsed,
         at(50),
         at(99),
-        commits / (statistic(&store, "syncs") - syncs_before) as f64,
+        commits / (statistic(&store, "syncs_total") - syncs_before) as f64,
         (cpu() - before) / commits,
         (thread_cpu("meta-commit") - committer_before) / commits,
     );

@@ -135,7 +135,8 @@ pub trait MetaStore: Send + Sync + fmt::Debug {
     /// Finishes what was accepted and stops. Later calls fail as `Unavailable`.
     async fn close(&self) -> Result<(), MetaError>;
 
-    /// Numbers for operators: name (a metrics suffix such as `log_bytes`) and value.
+    /// Numbers for operators: name (a metrics suffix such as `log_bytes`; it ends in `_total`
+    /// if it only grows) and value.
     fn statistics(&self) -> Vec<(&'static str, u64)>;
 }
 

@@ -42,6 +42,7 @@ use larder_http::{
     Received, RequestBody, ResponseBody, Service, Status, access_log, auth::Given, problem,
 };
 
+pub use crate::metrics::MoreMetrics;
 use crate::{
     call::Call,
     error::{Answer, Failure},
@@ -62,6 +63,8 @@ pub struct RestOptions {
     pub version: String,
     /// Token that `/metrics` wants as `Authorization: Bearer`; `None` leaves it open.
     pub metrics_token: Option<String>,
+    /// What `/metrics` shows besides.
+    pub more_metrics: MoreMetrics,
 }
 
 impl Default for RestOptions {
@@ -71,6 +74,7 @@ impl Default for RestOptions {
             body_idle_timeout: Duration::from_secs(30),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             metrics_token: None,
+            more_metrics: MoreMetrics::default(),
         }
     }
 }
@@ -95,6 +99,11 @@ impl Rest {
         let (env, status) = (env.clone(), status.clone());
         Self(Arc::new(Inner { larder, env, status, options, metrics: Metrics::new() }))
     }
+}
+
+/// Name and meaning of every metric that this door adds to those of core.
+pub fn metric_table() -> &'static [(&'static str, &'static str)] {
+    metrics::METRICS
 }
 
 impl Service for Rest {

@@ -6,8 +6,11 @@
 //! Not here: what core counts ([`larder_core::Larder::metrics`]).
 
 use std::{
-    fmt::Write as _,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    fmt::{self, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,46 @@ const BOUNDS: [(u64, &str); 14] = [
     (5_000_000, "5.0"),
     (30_000_000, "30.0"),
 ];
+
+/// Name and meaning.
+type Metric = (&'static str, &'static str);
+
+const BUILD: Metric = ("larder_build_info", "1, with the `version` as a label.");
+const CONNECTIONS: Metric = ("larder_http_connections", "Connections that are open.");
+const ACCEPTED: Metric = ("larder_http_accepted_total", "Connections taken.");
+const REFUSED: Metric =
+    ("larder_http_refused_total", "Connections turned away because there were too many.");
+const PANICS: Metric =
+    ("larder_http_panics_total", "Requests whose handler panicked: each one is a defect.");
+const REQUESTS: Metric =
+    ("larder_http_requests_total", "Requests by `door`, `route` and class of `status`.");
+const SECONDS: Metric =
+    ("larder_http_request_seconds", "Time up to the head of the answer, by `door` and `route`.");
+
+/// Every metric of this door.
+pub(crate) const METRICS: &[Metric] =
+    &[BUILD, CONNECTIONS, ACCEPTED, REFUSED, PANICS, REQUESTS, SECONDS];
+
+/// Metrics of parts that the door does not know, as OpenMetrics text without its end.
+#[derive(Clone, Default)]
+pub struct MoreMetrics(Option<Arc<dyn Fn() -> String + Send + Sync>>);
+
+impl MoreMetrics {
+    /// What `render` says at each request; it must not block.
+    pub fn new(render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(render)))
+    }
+
+    pub(crate) fn render(&self) -> String {
+        self.0.as_ref().map_or_else(String::new, |render| render())
+    }
+}
+
+impl fmt::Debug for MoreMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MoreMetrics({})", self.0.is_some())
+    }
+}
 
 #[derive(Debug, Default)]
 struct Class {
@@ -83,20 +126,20 @@ impl Metrics {
         page
     }
 
-    fn write(&self, page: &mut String, server: &Status, version: &str) -> std::fmt::Result {
-        writeln!(page, "# TYPE larder_build info")?;
+    fn write(&self, page: &mut String, server: &Status, version: &str) -> fmt::Result {
+        begin(page, BUILD, "info")?;
         writeln!(page, "larder_build_info{{version=\"{version}\"}} 1")?;
-        writeln!(page, "# TYPE larder_http_connections gauge")?;
-        writeln!(page, "larder_http_connections {}", server.open())?;
-        for (name, value) in [
-            ("accepted", server.accepted()),
-            ("refused", server.refused()),
-            ("panics", server.panicked()),
+        begin(page, CONNECTIONS, "gauge")?;
+        writeln!(page, "{} {}", CONNECTIONS.0, server.open())?;
+        for (metric, value) in [
+            (ACCEPTED, server.accepted()),
+            (REFUSED, server.refused()),
+            (PANICS, server.panicked()),
         ] {
-            writeln!(page, "# TYPE larder_http_{name} counter")?;
-            writeln!(page, "larder_http_{name}_total {value}")?;
+            begin(page, metric, "counter")?;
+            writeln!(page, "{} {value}", metric.0)?;
         }
-        writeln!(page, "# TYPE larder_http_requests counter")?;
+        begin(page, REQUESTS, "counter")?;
         for (class, (route, _)) in self.0.iter().zip(TABLE) {
             for (hundreds, counter) in (1..).zip(&class.statuses) {
                 let value = counter.load(Relaxed);
@@ -109,8 +152,7 @@ impl Metrics {
                 }
             }
         }
-        writeln!(page, "# TYPE larder_http_request_seconds histogram")?;
-        writeln!(page, "# UNIT larder_http_request_seconds seconds")?;
+        begin(page, SECONDS, "histogram")?;
         for (class, (route, _)) in self.0.iter().zip(TABLE) {
             class.histogram(page, route)?;
         }
@@ -118,9 +160,19 @@ impl Metrics {
     }
 }
 
+/// The lines before the values of a metric.
+fn begin(page: &mut String, (name, help): Metric, kind: &str) -> fmt::Result {
+    let family = name.trim_end_matches("_total").trim_end_matches("_info");
+    writeln!(page, "# HELP {family} {help}\n# TYPE {family} {kind}")?;
+    if family.ends_with("_seconds") {
+        writeln!(page, "# UNIT {family} seconds")?;
+    }
+    Ok(())
+}
+
 impl Class {
-    fn histogram(&self, page: &mut String, route: &str) -> std::fmt::Result {
-        const NAME: &str = "larder_http_request_seconds";
+    fn histogram(&self, page: &mut String, route: &str) -> fmt::Result {
+        const NAME: &str = SECONDS.0;
         // Read first: what is counted meanwhile is in the buckets at the most.
         let (count, micros) = (self.count.load(Relaxed), self.micros.load(Relaxed));
         if count == 0 {

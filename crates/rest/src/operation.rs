@@ -56,7 +56,7 @@ fn metrics(inner: &Inner, headers: &HeaderMap) -> Answer {
             return Err(Error::new(ErrorKind::Unauthenticated, "the token is wrong").into());
         }
     }
-    let core = inner.larder.metrics();
+    let core = inner.larder.metrics() + &inner.options.more_metrics.render();
     let page = inner.metrics.page(&core, &inner.status, &inner.options.version);
     let mut response = Response::new(ResponseBody::from(Bytes::from(page)));
     response.headers_mut().insert(header::CONTENT_TYPE, OPEN_METRICS);

@@ -26,9 +26,10 @@ use larder_meta::{
 };
 
 use crate::{
-    Caller, CheckReport, Conditions, Config, Entry, FirstUser, Larder, ListOptions, NewSpace,
-    NewUser, Result, RestoreOptions, RevisionInfo, SpaceChange, SpaceKind, SpaceLimits, SpaceRef,
+    Caller, CheckReport, Conditions, Config, Entry, FirstUser, Larder, LimitsChange,
+    ListOptions, NewSpace, NewUser, PolicyChange, Result, RestoreOptions, RevisionInfo, SpaceChange, SpaceKind, SpaceLimits, SpaceRef,
     Stores, Target, TrashItem, UploadOptions, Usage, Written,
+    schema, txn,
 };
 
 /// Password of every user that a fixture makes.
@@ -89,12 +90,7 @@ impl Fixture {
         let stores = Stores::new(vec![store]).expect("a store");
         let opened = Larder::open(config, Arc::clone(&meta), stores, first, env.clone()).await;
         let (larder, _) = opened.expect("open");
-        // Any administrator may ask who the users are; logging in would cost a hash.
-        let nobody =
-            Caller { user: UserId::new(&env), name: "nobody".into(), admin: true };
-        let users = larder.users(&nobody, &ListOptions::default()).await.expect("users");
-        let user = users.entries.iter().find(|user| user.name == "root").expect("root").id;
-        let root = Caller { user, name: "root".into(), admin: true };
+        let root = caller(&*meta, "root").await;
         Self { larder, root, env, meta, chunks: None }
     }
 
@@ -102,14 +98,15 @@ impl Fixture {
     pub async fn user(&self, name: &str) -> Caller {
         let new =
             NewUser { name: name.to_owned(), password: PASSWORD.to_owned(), admin: false };
-        let made = self.larder.create_user(&self.root, new).await.expect("create user");
-        Caller { user: made.id, name: name.into(), admin: false }
+        self.larder.create_user(&self.root, new).await.expect("create user");
+        caller(&*self.meta, name).await
     }
 
     /// A new project space of this name.
     pub async fn space(&self, name: &str, limits: SpaceLimits) -> SpaceRef {
+        let policy = PolicyChange::default();
         let new =
-            NewSpace { name: name.to_owned(), kind: SpaceKind::Project, limits, policy: None };
+            NewSpace { name: name.to_owned(), kind: SpaceKind::Project, limits, policy };
         SpaceRef::Id(self.larder.create_space(&self.root, new).await.expect("create space").id)
     }
 
@@ -270,11 +267,21 @@ impl Fixture {
 
     /// Limits the live bytes of the home.
     pub async fn limit(&self, live: Option<u64>) {
-        let limits = Some(SpaceLimits { live, retained: None });
+        let limits = LimitsChange { live: Some(live), retained: None };
         let change = SpaceChange { limits, ..SpaceChange::default() };
         let changed = self.larder.change_space(&self.root, &SpaceRef::Home, change).await;
         changed.expect("change space");
     }
+}
+
+/// The user of this name, as a login would find it, without the cost of a hash.
+async fn caller(meta: &dyn MetaStore, name: &str) -> Caller {
+    let snapshot = meta.snapshot().await.expect("snapshot");
+    let id = txn::get::<UserId>(&*snapshot, &schema::user_name_key(name)).await;
+    let id = id.expect("read").expect("a user of this name").value;
+    let user = txn::get::<schema::User>(&*snapshot, &schema::user_key(id)).await;
+    let user = user.expect("read").expect("a user");
+    Caller { user: id, name: name.into(), admin: user.value.admin, record: user.version }
 }
 
 /// A path of the test.

@@ -21,7 +21,10 @@ pub mod fixture;
 pub mod generate;
 pub mod history;
 pub mod model;
+pub mod op;
+pub mod steps;
 
 pub use driver::{Driver, Observed};
 pub use fixture::Fixture;
-pub use model::{At, Body, Model, Op, Outcome, When};
+pub use model::{Body, Model};
+pub use op::{At, Op, Outcome, When};

@@ -42,9 +42,9 @@ use super::{
 };
 use crate::{body::ResponseBody, problem};
 
-/// Bytes that hyper buffers of one connection in each direction: large enough that an upload
-/// costs few reads, small enough that many slow ones cost little memory.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Bytes that hyper buffers of one connection in each direction. A hundred uploads hold two or
+/// three of these each beside their share of the pool; larger ones were no faster.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Most bytes thrown away after the last answer.
 const LINGER_BYTES_MAX: u64 = 64 << 20;

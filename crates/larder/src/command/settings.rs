@@ -18,6 +18,7 @@ use crate::{
         self, Config,
         load::{DEFAULT_FILE, Flag, Inputs, Problems},
     },
+    metrics,
     output::Output,
 };
 
@@ -25,9 +26,7 @@ use crate::{
 pub(crate) fn run(out: &Output, environment: &Environment, verb: &ConfigVerb) -> Result<()> {
     match verb {
         ConfigVerb::Docs => out.bytes(config::docs().as_bytes()),
-        ConfigVerb::Metrics => Err(ClientError::usage(
-            "the documentation of metrics is not available yet; see /metrics of a server",
-        )),
+        ConfigVerb::Metrics => out.bytes(metrics::docs().as_bytes()),
         ConfigVerb::Show(args) => {
             let values = inputs(args, environment)?.values().map_err(|error| wrong(&error))?;
             for (key, value, source) in config::show(&values) {

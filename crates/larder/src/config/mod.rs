@@ -11,7 +11,7 @@ pub(crate) mod load;
 pub(crate) mod secret;
 pub(crate) mod value;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::{Path, PathBuf}, time::Duration};
 
 use load::{Problems, Source, Values};
 use secret::Secret;
@@ -33,20 +33,28 @@ pub(crate) struct Key {
     pub(crate) short: &'static str,
     /// Whether the value is never shown, and can also come from a file.
     pub(crate) secret: bool,
+    /// What must come before it has an effect; empty for what has one. It is accepted already,
+    /// so that settings can be written for what comes.
+    later: &'static str,
     /// What it does.
     doc: &'static [&'static str],
 }
 
-/// Declares the settings: documentation, field, type, key, default, short variable.
+/// Declares the settings: documentation, field, type, key, default, short variable, and with
+/// what it will have an effect if it has none yet.
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+
-        $field:ident: $kind:ty = $name:literal, $default:literal $(, short $short:literal)?;)+
+        $field:ident: $kind:ty = $name:literal, $default:literal
+            $(, short $short:literal)? $(, with $later:literal)?;)+
     ) => {
         /// Every setting of a server.
         #[derive(Clone, Debug)]
-        #[allow(dead_code, reason = "keys of parts that are still to come are accepted already")]
         pub(crate) struct Config {
-            $($(#[doc = $doc])+ pub(crate) $field: $kind,)+
+            $(
+                $(#[doc = $doc])+
+                $(#[expect(dead_code, reason = $later)])?
+                pub(crate) $field: $kind,
+            )+
         }
 
         /// The table of all settings, in the order of the documentation.
@@ -56,6 +64,7 @@ macro_rules! settings {
             default: $default,
             short: concat!($($short)?),
             secret: <$kind as Setting>::SECRET,
+            later: concat!($($later)?),
             doc: &[$($doc),+],
         }),+];
 
@@ -105,12 +114,10 @@ settings! {
     /// Largest file that is accepted.
     limits_file_bytes_max: Option<Size> = "limits.file_bytes_max", "none";
 
-    /// How long an unfinished upload is kept after its last byte arrived. No effect yet: comes
-    /// with resumable uploads.
-    upload_session_ttl: Duration = "upload.session_ttl", "1h";
-    /// Pause between two searches for abandoned uploads. No effect yet: comes with resumable
-    /// uploads.
-    upload_sweep_interval: Duration = "upload.sweep_interval", "5m";
+    /// How long an unfinished upload is kept after its last byte arrived.
+    upload_session_ttl: Duration = "upload.session_ttl", "1h", with "resumable uploads";
+    /// Pause between two searches for abandoned uploads.
+    upload_sweep_interval: Duration = "upload.sweep_interval", "5m", with "resumable uploads";
 
     /// How long deleted files stay in the trash, unless their space says otherwise; `none` is
     /// for ever.
@@ -129,16 +136,15 @@ settings! {
     /// switches them off.
     scrub_interval: Option<Duration> = "scrub.interval", "7d";
 
-    /// Pause between two signs of life that a server gives the others. No effect yet: comes with
-    /// storage servers.
-    server_heartbeat: Duration = "server.heartbeat", "10s";
-    /// Pause between two looks at the list of storage servers. No effect yet: comes with them.
-    ring_refresh: Duration = "ring.refresh", "30s";
+    /// Pause between two signs of life that a server gives the others.
+    server_heartbeat: Duration = "server.heartbeat", "10s", with "storage servers";
+    /// Pause between two looks at the list of storage servers.
+    ring_refresh: Duration = "ring.refresh", "30s", with "storage servers";
     /// How long a server keeps a role after its last sign of life.
     lease_ttl: Duration = "lease.ttl", "15s";
-    /// Pause between two updates of the totals that directories show. No effect with embedded
-    /// metadata, where they are exact at once.
-    stats_fold_interval: Duration = "stats.fold_interval", "1s";
+    /// Pause between two updates of the totals that directories show. Embedded metadata has
+    /// them exact at once.
+    stats_fold_interval: Duration = "stats.fold_interval", "1s", with "other homes of metadata";
 
     /// Which events are logged, in the syntax of `RUST_LOG`, which wins when it is set.
     /// `info` alone adds the access log, a line for each request.
@@ -179,6 +185,16 @@ impl Config {
 
     /// What no single value shows.
     fn check(&self, problems: &mut Problems) {
+        // Whatever else may be wrong with it shows when it is made or opened.
+        let mut directory = |key: &str, path: &Path| {
+            if path.exists() && !path.is_dir() {
+                problems.push(format!("{key} = {path:?} is a file; a directory is needed"));
+            }
+        };
+        directory("data.dir", &self.data_dir);
+        for path in self.store_urls.iter().filter_map(|url| url.strip_prefix("local:")) {
+            directory("store.urls", Path::new(path));
+        }
         if self.meta_url != "embedded:" {
             problems.push(format!(
                 "meta.url = {:?}: this version keeps metadata only in `embedded:`",
@@ -219,6 +235,9 @@ pub(crate) fn docs() -> String {
         }
         let doc: Vec<&str> = key.doc.iter().map(|line| line.trim()).collect();
         let mut doc = doc.join(" ");
+        if !key.later.is_empty() {
+            doc.push_str(&format!(" **No effect yet**: it comes with {}.", key.later));
+        }
         if !key.short.is_empty() {
             doc.push_str(&format!(" Short variable: `{}`.", key.short));
         }
@@ -324,6 +343,19 @@ mod tests {
         assert_eq!(nearest("root.pasword"), "root.password");
         assert_eq!(edits("", "abc"), 3);
         assert_eq!(edits("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn a_file_where_a_directory_is_needed_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        let path = file.path().to_str().expect("UTF-8");
+        for (key, text) in [("data.dir", path.to_owned()), ("store.urls", format!("local:{path}"))]
+        {
+            let mut values = defaults();
+            values.insert(key, load::Value { text, source: Source::Default });
+            let problems = Config::from_values(&values).expect_err("refused").to_string();
+            assert!(problems.contains(key) && problems.contains(path), "{problems}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod open;
 mod record;
 mod replay;
 mod shared;
+mod statistics;
 mod supply;
 mod tables;
 mod tracker;
@@ -42,7 +43,7 @@ use larder_base::{digest::crc32c, limits};
 use larder_disk::{fault::Faults, fsx};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-pub use self::open::OpenError;
+pub use self::{open::OpenError, statistics::STATISTICS};
 use self::{
     collect::Asked,
     committer::{Request, Waiting},
@@ -267,28 +268,29 @@ impl MetaStore for EmbeddedStore {
         let (tables, records) = shared.tables.counts();
         let s = &shared.statistics;
         let get = Statistics::get;
-        vec![
-            ("commits", get(&s.commits)),
-            ("refused", get(&s.refused)),
-            ("syncs", get(&s.groups)),
-            ("group_size", s.group_commits.load(Ordering::Relaxed)),
-            ("log_segments", segments),
-            ("log_segments_ready", ready),
-            ("log_bytes", bytes + ready * shared.options.segment_bytes),
-            ("log_live_bytes", live),
-            ("log_written_bytes", get(&s.log_written)),
-            ("log_moved_bytes", get(&s.moved_bytes)),
-            ("log_recycled", get(&s.recycled)),
-            ("stalls", get(&s.stalls)),
-            ("tables", tables),
-            ("tables_bytes", shared.tables.disk_bytes()),
-            ("tables_flushes", get(&s.flushes)),
-            ("tables_flushes_full", get(&s.flushes_full)),
-            ("tables_merges", get(&s.merges)),
-            ("tables_runs", shared.tables.runs() as u64),
-            ("records", records),
-            ("overlay_bytes", shared.tables.memory_bytes()),
-            ("views", shared.tracker.views()),
-        ]
+        let values: [u64; STATISTICS.len()] = [
+            get(&s.commits),
+            get(&s.refused),
+            get(&s.groups),
+            s.group_commits.load(Ordering::Relaxed),
+            segments,
+            ready,
+            bytes + ready * shared.options.segment_bytes,
+            live,
+            get(&s.log_written),
+            get(&s.moved_bytes),
+            get(&s.recycled),
+            get(&s.stalls),
+            tables,
+            shared.tables.disk_bytes(),
+            get(&s.flushes),
+            get(&s.flushes_full),
+            get(&s.merges),
+            shared.tables.runs() as u64,
+            records,
+            shared.tables.memory_bytes(),
+            shared.tracker.views(),
+        ];
+        STATISTICS.iter().map(|(name, _)| *name).zip(values).collect()
     }
 }

@@ -1,0 +1,35 @@
+//! The file store through its public operations: against the model, in races, and under faults.
+//!
+//! Names of tests that begin with an id (`i_tree_1_…`) prove the invariant that the head of a
+//! module declares.
+//!
+//! Not here: crashes of a process and doors (e2e), engines and stores alone (their crates).
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at what it does not expect")]
+
+mod sequential;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proptest::test_runner::{Config, RngSeed};
+
+/// A runtime on which tasks really run at once.
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(4).enable_all().build().unwrap()
+}
+
+/// So many cases, the same in every run unless `PROPTEST_RNG_SEED` says otherwise.
+fn cases(cases: u32) -> Config {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    match config.rng_seed {
+        RngSeed::Random => Config { rng_seed: RngSeed::Fixed(7), ..config },
+        RngSeed::Fixed(_) => config,
+    }
+}
+
+/// Seeds of bodies that no other body of this process has.
+fn fresh_seed() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
