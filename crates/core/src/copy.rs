@@ -81,13 +81,14 @@ struct CopyJob<'a> {
 }
 
 impl CopyJob<'_> {
-    /// The destination, with what stands there put into the trash.
+    /// The destination, with what stands there put into the trash, and the live bytes of that.
     async fn clear_destination(
         &self,
         txn: &mut txn::Txn,
         space: &schema::Space,
         source: Option<&Found>,
-    ) -> Result<Destination> {
+    ) -> Result<(Destination, u64)> {
+        let mut freed = 0;
         let place = Destination::resolve(txn, self.space, space, self.to).await?;
         if let Some(existing) = &place.existing {
             let node = existing.dirent.value.node;
@@ -101,9 +102,9 @@ impl CopyJob<'_> {
             if !self.overwrite {
                 return Err(exists(node));
             }
-            self.larder.trash_entry(txn, self.caller, space, existing).await?;
+            freed = self.larder.trash_entry(txn, self.caller, space, existing).await?.size;
         }
-        Ok(place)
+        Ok((place, freed))
     }
 
     async fn file(&self, source_space: SpaceId, from: &TreePath) -> Result<(Entry, bool)> {
@@ -122,8 +123,8 @@ impl CopyJob<'_> {
             let DirentBody::File(state) = &found.dirent.value.body else {
                 return Err(Error::new(ErrorKind::Busy, "the source changed its kind: try again"));
             };
-            let place = self.clear_destination(&mut txn, &space, Some(&found)).await?;
-            larder.promise(&mut txn, id, &space, state.size).await?;
+            let (place, freed) = self.clear_destination(&mut txn, &space, Some(&found)).await?;
+            larder.promise(&mut txn, id, &space, state.size.saturating_sub(freed)).await?;
             let node = NodeId::new(&larder.inner.env);
             let copy = copied(state, self.caller, txn.now);
             let dirent = Dirent { node, body: DirentBody::File(copy.clone()) };
@@ -280,12 +281,13 @@ impl CopyJob<'_> {
         let (created, _) = transact!(larder, id, |txn| {
             let space = larder.enter_space(&mut txn, self.caller, id, Right::Write).await?;
             let same_space = source.parent.space == id;
-            let place =
-                self.clear_destination(&mut txn, &space, same_space.then_some(source)).await?;
+            let source = same_space.then_some(source);
+            let (place, freed) = self.clear_destination(&mut txn, &space, source).await?;
             let stat =
                 trash::attach(&mut txn, &place.chain, &[], staging.root, &place.name).await?;
             let size = stat[STAT_SIZE];
-            larder.promise(&mut txn, id, &space, u64::try_from(size).unwrap_or(0)).await?;
+            let more = u64::try_from(size).unwrap_or(0).saturating_sub(freed);
+            larder.promise(&mut txn, id, &space, more).await?;
             let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
             place.put(&mut txn, &dirent).await?;
             place.chain.add(&mut txn, size, stat[STAT_FILES], stat[STAT_DIRS] + 1);
@@ -293,9 +295,9 @@ impl CopyJob<'_> {
             txn.delete(schema::job_key(staging.job));
             place.existing.is_none()
         });
-        let snapshot = larder.inner.meta.snapshot().await?;
         let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
-        Ok((lookup::entry(&*snapshot, id, self.to.clone(), &dirent).await?, created))
+        let entry = larder.committed_entry(id, self.to.clone(), &dirent).await?;
+        Ok((entry, created))
     }
 
     /// Leaves the detached tree to the job that removes it.

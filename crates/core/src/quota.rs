@@ -144,24 +144,38 @@ impl Larder {
         if bytes == 0 {
             return Ok(());
         }
+        let settling = self.inner.reservations.settling(reservation.space);
+        // Together with others first: two that look at once see each other's promise, so neither
+        // takes the room of one. What that makes too pessimistic is decided alone, while nobody
+        // else has promised what they may not get, nor committed what they still hold.
+        let together = settling.read().await;
+        let mut room = self.promise_if_room(reservation, limit, bytes).await?;
+        drop(together);
+        if !room {
+            let alone = settling.write().await;
+            room = self.promise_if_room(reservation, limit, bytes).await?;
+            drop(alone);
+        }
+        if room { Ok(()) } else { Err(exceeded(limit)) }
+    }
+
+    /// Promises `bytes` more and looks whether all promises can be kept; else takes it back.
+    async fn promise_if_room(
+        &self,
+        reservation: &mut Reservation,
+        limit: u64,
+        bytes: u64,
+    ) -> Result<bool> {
         let id = reservation.space;
         let all = &self.inner.reservations;
-        // Promise first and look then: two requests that look at once cannot both find the room
-        // of one. Too pessimistic at worst, which the second look puts right.
         all.change(id, |promised| promised.saturating_add(bytes));
         reservation.bytes += bytes;
-        if self.room_after_promises(id, limit).await? {
-            return Ok(());
+        let room = self.room_after_promises(id, limit).await;
+        if !matches!(room, Ok(true)) {
+            all.change(id, |promised| promised.saturating_sub(bytes));
+            reservation.bytes -= bytes;
         }
-        let settled = all.settling(id).write().await;
-        let room = self.room_after_promises(id, limit).await?;
-        drop(settled);
-        if room {
-            return Ok(());
-        }
-        all.change(id, |promised| promised.saturating_sub(bytes));
-        reservation.bytes -= bytes;
-        Err(exceeded(limit))
+        room
     }
 
     async fn room_after_promises(&self, id: SpaceId, limit: u64) -> Result<bool> {

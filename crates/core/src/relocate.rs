@@ -41,7 +41,7 @@ impl Larder {
         overwrite: bool,
     ) -> Result<(Entry, bool)> {
         let id = self.locate_space(caller, space).await?;
-        let ((dirent, created), revision) = transact!(self, id, |txn| {
+        let ((dirent, created), _) = transact!(self, id, |txn| {
             let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
             let source = lookup::resolve(&*txn.snapshot, id, &space, from).await?;
             let place = Destination::resolve(&txn, id, &space, to).await?;
@@ -58,9 +58,7 @@ impl Larder {
             }
             // Its statistics are not written by the move, so their version is what was read.
             DirentBody::Dir => {
-                let snapshot = self.inner.meta.snapshot().await?;
-                debug_assert!(snapshot.revision() >= revision);
-                lookup::entry(&*snapshot, id, to.clone(), &dirent.0).await?
+                self.committed_entry(id, to.clone(), &dirent.0).await?
             }
         };
         Ok((entry, created))

@@ -109,7 +109,8 @@ impl Larder {
             }
             self.put_space(&mut txn, caller, id, new.clone());
         });
-        self.space(caller, &SpaceRef::Id(id)).await
+        // Committed: what fails now must not be told as if nothing had happened.
+        self.space(caller, &SpaceRef::Id(id)).await.map_err(Error::of_unknown_outcome)
     }
 
     /// Writes all records of a new space.
@@ -217,7 +218,8 @@ impl Larder {
             }
             txn.put(schema::space_key(id), &space);
         });
-        self.space(caller, &SpaceRef::Id(id)).await
+        // Committed: what fails now must not be told as if nothing had happened.
+        self.space(caller, &SpaceRef::Id(id)).await.map_err(Error::of_unknown_outcome)
     }
 
     /// Removes a space with everything in it, trash included. Administrators only; homes stay as

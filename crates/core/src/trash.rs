@@ -278,32 +278,45 @@ impl Larder {
         Ok(())
     }
 
-    /// Destroys every item that is in the trash now.
+    /// Destroys every item that is in the trash now. If it fails half way, its outcome is unknown.
     pub async fn empty_trash(&self, caller: &Caller, space: &SpaceRef) -> Result<()> {
         let id = self.locate_space(caller, space).await?;
-        let prefix = schema::trash_prefix(id);
         let mut after = None;
         loop {
-            let (last, _) = transact!(self, id, |txn| {
-                self.enter_space(&mut txn, caller, id, Right::Write).await?;
-                let records =
-                    txn::page(&*txn.snapshot, &prefix, after.as_deref(), EMPTY_BATCH).await?;
-                for (key, record) in &records {
-                    let value: Trashed = schema::decode(key, &record.value)?;
-                    if !value.purging {
-                        let item = TrashId::from_bytes(schema::trailing_id(key)?);
-                        let stored = Stored { value, version: record.version };
-                        self.mark_purging(&mut txn, id, item, stored);
-                    }
-                }
-                records.last().map(|(key, _)| key.clone())
-            });
+            let batch = self.empty_some(caller, id, after.as_deref()).await;
             self.wake_jobs();
-            match last {
-                Some(key) => after = Some(key),
-                None => return Ok(()),
+            match batch {
+                Ok(Some(last)) => after = Some(last),
+                Ok(None) => return Ok(()),
+                Err(error) if after.is_some() => return Err(error.of_unknown_outcome()),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Marks a batch of items as purging; answers the last of them, if there was any.
+    async fn empty_some(
+        &self,
+        caller: &Caller,
+        id: SpaceId,
+        after: Option<&[u8]>,
+    ) -> Result<Option<bytes::Bytes>> {
+        let prefix = schema::trash_prefix(id);
+        let (last, _) = transact!(self, id, |txn| {
+            self.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let records = txn::page(&*txn.snapshot, &prefix, after, EMPTY_BATCH).await?;
+            let Some((last, _)) = records.last() else { return Ok(None) };
+            for (key, record) in &records {
+                let value: Trashed = schema::decode(key, &record.value)?;
+                if !value.purging {
+                    let item = TrashId::from_bytes(schema::trailing_id(key)?);
+                    let stored = Stored { value, version: record.version };
+                    self.mark_purging(&mut txn, id, item, stored);
+                }
+            }
+            last.clone()
+        });
+        Ok(Some(last))
     }
 
     /// Makes an item gone for users, and queues the job that removes what is left of it.

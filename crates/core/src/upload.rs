@@ -46,6 +46,10 @@ use crate::{
 /// MIME type of content that came without one.
 const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
+/// Older revisions that one commit removes because they are more than the space keeps: each is
+/// up to three records.
+const TRIM_BATCH: usize = 20;
+
 /// Longest MIME type, in bytes.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 
@@ -498,15 +502,16 @@ pub(crate) async fn supersede(
         next.older += 1;
         next.older_bytes += current.size;
         retained += delta(current.size);
-        if keep.is_some_and(|keep| next.older > keep)
-            && let Some(oldest) = oldest_revision(txn, id, file.node).await?
-        {
-            references.release(oldest.blob);
-            txn.delete(schema::revision_key(id, file.node, oldest.revision));
-            next.older -= 1;
-            next.older_bytes = next.older_bytes.saturating_sub(oldest.size);
-            retained -= delta(oldest.size);
-        }
+    }
+    // More than one when the policy has been changed to keep less.
+    let over = keep.map_or(0, |keep| next.older.saturating_sub(keep));
+    let over = usize::try_from(over).unwrap_or(TRIM_BATCH).min(TRIM_BATCH);
+    for old in oldest_revisions(txn, id, file.node, over).await? {
+        references.release(old.blob);
+        txn.delete(schema::revision_key(id, file.node, old.revision));
+        next.older = next.older.saturating_sub(1);
+        next.older_bytes = next.older_bytes.saturating_sub(old.size);
+        retained -= delta(old.size);
     }
     let grows = delta(next.size) - delta(current.size);
     quota::charge(txn, id, space.limits.live, grows, retained);
@@ -517,10 +522,19 @@ pub(crate) async fn supersede(
     Ok(next)
 }
 
-async fn oldest_revision(txn: &Txn, space: SpaceId, node: NodeId) -> Result<Option<FileState>> {
+/// The oldest revisions of a file, at most so many.
+async fn oldest_revisions(
+    txn: &Txn,
+    space: SpaceId,
+    node: NodeId,
+    count: usize,
+) -> Result<Vec<FileState>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
     let prefix = schema::revisions_prefix(space, node);
-    let oldest = txn::page(&*txn.snapshot, &prefix, None, 1).await?;
-    oldest.first().map(|(key, record)| schema::decode(key, &record.value)).transpose()
+    let oldest = txn::page(&*txn.snapshot, &prefix, None, count).await?;
+    oldest.iter().map(|(key, record)| schema::decode(key, &record.value)).collect()
 }
 
 /// A MIME type as it is stored: checked for what a header may carry.

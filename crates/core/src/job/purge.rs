@@ -21,7 +21,9 @@ use crate::{
     error::{Error, Result},
     quota::{self, delta},
     revision,
-    schema::{self, Dirent, DirentBody, FileState, Job, Trashed, TrashedBody},
+    schema::{
+        self, Authority, DirState, Dirent, DirentBody, FileState, Job, Trashed, TrashedBody,
+    },
     txn::{self, Stored, Txn, transact},
 };
 
@@ -102,14 +104,20 @@ impl Larder {
         }
     }
 
-    /// Removes a copy that was never attached.
+    /// Removes a copy that was never attached. One whose attaching had an unknown outcome may be
+    /// part of the tree: it stays. From the first commit here on it can be attached no more,
+    /// because that would compare the record which this one writes.
     pub(crate) async fn unstage(&self, job: JobId, id: SpaceId, root: NodeId) -> Result<()> {
-        let snapshot = self.inner.meta.snapshot().await?;
-        let there = snapshot.get(&schema::authority_key(id, root)).await?.is_some();
-        drop(snapshot);
-        if !there {
-            return self.finish_job(job).await;
-        }
+        let key = schema::authority_key(id, root);
+        transact!(self, id, |txn| {
+            match txn.get::<Authority>(&key).await? {
+                Some(found) if found.value.state == DirState::Staging => {
+                    txn.hold(key.clone(), found.version);
+                    txn.put(key.clone(), &found.value);
+                }
+                _ => return self.finish_job(job).await,
+            }
+        });
         let last = |txn: &mut Txn| txn.delete(schema::job_key(job));
         self.purge_tree(job, id, root, Counted::Not, last).await
     }

@@ -24,7 +24,7 @@ pub struct Draft {
     /// The operation; its items, nodes and etags are not those that it will have.
     pub op: Op,
     /// Chooses among what there is.
-    pub pick: u8,
+    pub pick: u16,
 }
 
 /// Which operations come.
@@ -150,43 +150,101 @@ pub fn draft(mix: Mix) -> impl Strategy<Value = Draft> {
         3 => setting(mix),
         10 => read(mix),
     ];
-    (op, any::<u8>()).prop_map(|(op, pick)| Draft { op, pick })
+    (op, any::<u16>()).prop_map(|(op, pick)| Draft { op, pick })
 }
 
 impl Draft {
-    /// The operation, aimed at something that there is if there is something.
+    /// The operation, aimed more often than not at something that there is.
     pub fn aim(&self, model: &Model) -> Op {
+        let mut dice = Dice(u64::from(self.pick));
         let mut op = self.op.clone();
-        let pick = usize::from(self.pick);
         match &mut op {
             Op::Restore { space, item, .. } | Op::Purge { space, item } => {
-                let items: Vec<_> = model.spaces[*space].trash.keys().collect();
-                match items.get(pick % items.len().max(1)) {
-                    Some(found) => *item = **found,
-                    None => return Op::List { at: At { space: *space, path: vec![] }, recursive: true },
+                let items: Vec<_> = model.spaces[*space].trash.keys().copied().collect();
+                match dice.choose(&items) {
+                    Some(found) => *item = found,
+                    None => return Op::EmptyTrash { space: *space },
                 }
             }
-            Op::StatNode { node } => {
-                let nodes = model.bound_nodes();
-                match nodes.get(pick % nodes.len().max(1)) {
-                    Some(found) => *node = *found,
-                    None => return Op::Stat { at: At { space: 0, path: vec![] } },
-                }
-            }
-            Op::Upload { at, when, .. } | Op::Delete { at, when } => {
-                let tag = model.tag(at);
-                // Now and then one that is not current any more, or not yet.
-                let tag = tag.map(|(node, revision)| match pick % 4 {
-                    0 => (node, revision.saturating_sub(1)),
-                    _ => (node, revision),
-                });
-                match when {
-                    When::Is(wanted) | When::IsNot(wanted) => *wanted = tag,
+            Op::StatNode { node } => *node = dice.choose(&model.bound_nodes()).unwrap_or(0),
+            Op::CreateDir { at, .. } => put_into(&mut dice, model, at),
+            Op::Upload { at, when, .. } => {
+                match dice.roll(3) {
+                    0 => put_into(&mut dice, model, at),
+                    1 => exists(&mut dice, model, at, true),
                     _ => {}
                 }
+                tag(&mut dice, model, at, when);
+            }
+            Op::Delete { at, when } => {
+                exists(&mut dice, model, at, false);
+                tag(&mut dice, model, at, when);
+            }
+            Op::Move { space, from, to, .. } => {
+                let mut source = At { space: *space, path: std::mem::take(from) };
+                let mut target = At { space: *space, path: std::mem::take(to) };
+                exists(&mut dice, model, &mut source, false);
+                put_into(&mut dice, model, &mut target);
+                (*from, *to) = (source.path, target.path);
+            }
+            Op::Copy { from, to, .. } => {
+                exists(&mut dice, model, from, false);
+                put_into(&mut dice, model, to);
+            }
+            Op::RestoreRevision { at, revision } | Op::DeleteRevision { at, revision } => {
+                exists(&mut dice, model, at, true);
+                let old: Vec<_> = model.revisions(at);
+                if dice.roll(8) > 0 {
+                    *revision = dice.choose(&old).unwrap_or(*revision);
+                }
+            }
+            Op::Get { at, .. } | Op::Revisions { at } => exists(&mut dice, model, at, true),
+            Op::Stat { at } => exists(&mut dice, model, at, false),
+            Op::SetLimit { space, live: Some(live) } if dice.roll(3) > 0 => {
+                *live += model.live(*space);
             }
             _ => {}
         }
         op
+    }
+}
+
+/// Numbers from a seed (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)).checked_rem(bound).unwrap_or(0)
+    }
+
+    fn choose<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+        let at = self.roll(of.len() as u64) as usize;
+        of.get(at).cloned()
+    }
+}
+
+/// Lets a place be one where there is something, or a file.
+fn exists(dice: &mut Dice, model: &Model, at: &mut At, file: bool) {
+    if dice.roll(8) > 0 {
+        at.path = dice.choose(&model.paths(at.space, file)).unwrap_or(std::mem::take(&mut at.path));
+    }
+}
+
+/// Lets the directory of a place be one that there is.
+fn put_into(dice: &mut Dice, model: &Model, at: &mut At) {
+    if let (Some(name), 1..) = (at.path.last().cloned(), dice.roll(4)) {
+        at.path = dice.choose(&model.dirs(at.space)).unwrap_or_default();
+        at.path.push(name);
+    }
+}
+
+/// Lets a condition be about the current revision, and now and then about the one before.
+fn tag(dice: &mut Dice, model: &Model, at: &At, when: &mut When) {
+    if let When::Is(wanted) | When::IsNot(wanted) = when {
+        let stale = u64::from(dice.roll(4) == 0);
+        *wanted = model.tag(at).map(|(node, revision)| (node, revision - stale));
     }
 }

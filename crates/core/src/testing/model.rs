@@ -499,6 +499,47 @@ impl Model {
         self.bound.nodes.keys().copied().collect()
     }
 
+    /// The paths of all entries of a space, or of its files.
+    pub fn paths(&self, space: usize, files: bool) -> Vec<Names> {
+        let below = self.below(self.spaces[space].root).into_iter().skip(1);
+        below.filter(|no| !files || !self.is_dir(*no)).map(|no| self.path(no)).collect()
+    }
+
+    /// The paths of all directories of a space, its root too, that are not too deep to grow.
+    pub fn dirs(&self, space: usize) -> Vec<Names> {
+        let below = self.below(self.spaces[space].root).into_iter();
+        let paths = below.filter(|no| self.is_dir(*no)).map(|no| self.path(no));
+        paths.filter(|path| path.len() < 5).collect()
+    }
+
+    /// The numbers of the revisions of a file.
+    pub fn revisions(&self, at: &At) -> Vec<u64> {
+        let found = self.tag(at).map(|(no, _)| self.seen_revisions(no));
+        found.unwrap_or_default().into_iter().map(|(number, ..)| number).collect()
+    }
+
+    /// Bytes of current revisions in the tree of a space.
+    pub fn live(&self, space: usize) -> u64 {
+        self.size(self.spaces[space].root)
+    }
+
+    /// Every directory below a root whose id is known.
+    pub fn attached_dirs(&self) -> Vec<(NodeNo, NodeId)> {
+        let known = self.bound.nodes.iter().map(|(no, id)| (*no, *id));
+        let roots: Vec<_> = self.spaces.iter().map(|space| space.root).collect();
+        known
+            .filter(|(no, _)| self.attached(*no) && self.is_dir(*no) && !roots.contains(no))
+            .collect()
+    }
+
+    /// The names in the root of a space.
+    pub fn names_in_root(&self, space: usize) -> Names {
+        match &self.node(self.spaces[space].root).content {
+            Content::Dir(children) => children.keys().cloned().collect(),
+            Content::File(_) => Names::new(),
+        }
+    }
+
     /// The node and the current revision of the file at a place.
     pub fn tag(&self, at: &At) -> Option<(NodeNo, u64)> {
         let root = self.spaces[at.space].root;

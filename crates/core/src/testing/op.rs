@@ -35,9 +35,14 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of this seed; all empty ones are one.
+    /// The body of this seed, which counts as far as it is seen in the bytes.
     pub fn new(seed: u64, length: u32) -> Self {
-        Self { seed: if length == 0 { 0 } else { seed }, length }
+        let seed = match length {
+            0 => 0,
+            1 => seed & 0xff,
+            _ => seed & 0xffff_ffff,
+        };
+        Self { seed, length }
     }
 
     /// Its bytes: different for every seed, without a short period (SplitMix64).
@@ -50,7 +55,6 @@ impl Body {
             bytes.extend_from_slice(&(z ^ (z >> 27)).to_le_bytes());
         }
         bytes.truncate(self.length as usize);
-        // Bodies of one byte are distinct too, as far as a byte can be.
         if let [only] = &mut bytes[..] {
             *only = self.seed as u8;
         }

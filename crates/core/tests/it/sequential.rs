@@ -106,7 +106,7 @@ fn every_sequence_of_operations_answers_and_leaves_what_the_model_does() {
         runtime.block_on(async { agrees(drafts, Fixture::new().await).await });
         Ok(())
     };
-    runner.run(&vec(draft(MIX), 1..60), run).unwrap();
+    runner.run(&vec(draft(MIX), 1..80), run).unwrap();
 }
 
 #[test]

@@ -109,7 +109,7 @@ settings! {
 
     /// Memory for the buffers that file contents pass through, for all requests together.
     /// Requests wait for their share instead of taking more.
-    memory_budget_bytes: Size = "memory.budget_bytes", "64MiB";
+    memory_budget_bytes: Size = "memory.budget_bytes", "48MiB";
 
     /// Largest file that is accepted.
     limits_file_bytes_max: Option<Size> = "limits.file_bytes_max", "none";
@@ -187,7 +187,7 @@ impl Config {
     fn check(&self, problems: &mut Problems) {
         // Whatever else may be wrong with it shows when it is made or opened.
         let mut directory = |key: &str, path: &Path| {
-            if path.exists() && !path.is_dir() {
+            if std::fs::metadata(path).is_ok_and(|found| !found.is_dir()) {
                 problems.push(format!("{key} = {path:?} is a file; a directory is needed"));
             }
         };
