@@ -26,7 +26,10 @@ const LEVELS: &[&[&str]] = &[
     &["blob", "tree"],
     &["identity", "space"],
     &["lease"],
-    &["access", "account", "caller", "entry", "error", "metrics", "quota", "report", "schema", "txn"],
+    &[
+        "access", "account", "caller", "entry", "error", "metrics", "quota", "report", "schema",
+        "txn",
+    ],
 ];
 
 /// Every import that goes up or sideways, and every module without a level.

@@ -42,7 +42,8 @@ impl Larder {
     pub async fn check(&self, caller: &Caller) -> Result<CheckReport> {
         require_admin(caller)?;
         let snapshot = self.inner.meta.snapshot().await?;
-        let mut check = Check { larder: self, snapshot: &*snapshot, report: CheckReport::default() };
+        let mut check =
+            Check { larder: self, snapshot: &*snapshot, report: CheckReport::default() };
         check.spaces().await?;
         check.locations().await?;
         check.blobs().await?;
@@ -302,8 +303,10 @@ impl Check<'_> {
         }
         if (count, bytes) != (state.older, state.older_bytes) {
             let (says, of) = (state.older, state.older_bytes);
-            let detail = format!("file {node} counts {says} revisions of {of} bytes, \
-                                  there are {count} of {bytes}");
+            let detail = format!(
+                "file {node} counts {says} revisions of {of} bytes, \
+                                  there are {count} of {bytes}"
+            );
             self.violated("F1", detail);
         }
         Ok(())
@@ -557,9 +560,7 @@ impl Check<'_> {
                         }
                         let snapshot = self.larder.inner.meta.snapshot().await?;
                         let key = schema::blob_key(chunk.blob);
-                        if snapshot.get(&key).await?.is_none()
-                            && store.head(chunk).await.is_ok()
-                        {
+                        if snapshot.get(&key).await?.is_none() && store.head(chunk).await.is_ok() {
                             self.violated("B3", format!("chunk {chunk} belongs to no blob"));
                         }
                     }

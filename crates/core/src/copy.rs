@@ -27,8 +27,8 @@ use crate::{
     quota::{self, delta},
     relocate::Destination,
     schema::{
-        self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobState, JobWork,
-        Location, Origin, Place, STAT_DIRS, STAT_FILES, STAT_SIZE,
+        self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobState, JobWork, Location,
+        Origin, Place, STAT_DIRS, STAT_FILES, STAT_SIZE,
     },
     trash,
     tree::{
@@ -115,8 +115,7 @@ impl CopyJob<'_> {
             let source =
                 larder.read_space(&*txn.snapshot, self.caller, source_space, Right::Read).await?;
             txn.hold(schema::space_key(source_space), source.version);
-            let found =
-                lookup::resolve(&*txn.snapshot, source_space, &source.value, from).await?;
+            let found = lookup::resolve(&*txn.snapshot, source_space, &source.value, from).await?;
             found.parent.hold(&mut txn).await?;
             let key = schema::dirent_key(source_space, found.parent.dir(), &found.name);
             txn.hold(key, found.dirent.version);
@@ -161,7 +160,10 @@ impl CopyJob<'_> {
         let job = JobId::new(&larder.inner.env);
         transact!(larder, self.space, |txn| {
             larder.enter_space(&mut txn, self.caller, self.space, Right::Write).await?;
-            txn.put(schema::job_key(job), &self.unstage_job(root, larder.inner.incarnation, txn.now));
+            txn.put(
+                schema::job_key(job),
+                &self.unstage_job(root, larder.inner.incarnation, txn.now),
+            );
             let authority = Authority { place: None, state: DirState::Staging };
             txn.put(schema::authority_key(self.space, root), &authority);
             let location = Location { space: self.space, place: Place::Dir };
@@ -185,17 +187,9 @@ impl CopyJob<'_> {
     }
 
     /// Copies everything below the source, batch by batch.
-    async fn fill(
-        &self,
-        snapshot: &dyn Snapshot,
-        source: &Found,
-        staging: &Staging,
-    ) -> Result<()> {
-        let root = Copying {
-            from: source.dirent.value.node,
-            chain: vec![staging.root],
-            after: None,
-        };
+    async fn fill(&self, snapshot: &dyn Snapshot, source: &Found, staging: &Staging) -> Result<()> {
+        let root =
+            Copying { from: source.dirent.value.node, chain: vec![staging.root], after: None };
         let mut stack = vec![root];
         while let Some(mut dir) = stack.pop() {
             let prefix = schema::dirents_prefix(source.parent.space, dir.from);

@@ -9,8 +9,8 @@
 //! durable before the commit that makes them exist, and destroyed only after one that has made
 //! it impossible that anything refers to them.
 //!
-//! Imports go down only: `lib` → `check, job` → `copy` → `relocate, revision` →
-//! `download, trash, upload` → `blob, tree` → `identity, space` → `lease` →
+//! Imports go down only: `lib` -> `check, job` -> `copy` -> `relocate, revision` →
+//! `download, trash, upload` -> `blob, tree` -> `identity, space` -> `lease` →
 //! `access, quota, schema, txn` and the plain types.
 //!
 //! Not here: wire formats (doors), engines (meta), disks (chunk).
@@ -63,9 +63,9 @@ pub use blob::{read::Body, write::Stores};
 pub use caller::{Caller, Credentials};
 pub use download::Download;
 pub use entry::{
-    Conditions, Copies, Entry, EntryKind, Etag, EtagSet, LimitsChange, ListOptions, NewSpace,
-    Page, Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
-    SpaceRef, Split, Target, TrashItem, UploadOptions, Usage, Written,
+    Conditions, Copies, Entry, EntryKind, Etag, EtagSet, LimitsChange, ListOptions, NewSpace, Page,
+    Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind,
+    SpaceLimits, SpacePolicy, SpaceRef, Split, Target, TrashItem, UploadOptions, Usage, Written,
 };
 pub use error::{Error, Result};
 pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo};

@@ -187,13 +187,7 @@ impl Larder {
 }
 
 /// Adds to the meters of a space in the commit, within its limit of live bytes.
-pub(crate) fn charge(
-    txn: &mut Txn,
-    id: SpaceId,
-    limit: Option<u64>,
-    live: i64,
-    retained: i64,
-) {
+pub(crate) fn charge(txn: &mut Txn, id: SpaceId, limit: Option<u64>, live: i64, retained: i64) {
     let key = schema::quota_key(id);
     let mut fields = [FieldOp::Keep; 4];
     fields[QUOTA_LIVE] = FieldOp::Add(live);

@@ -16,8 +16,8 @@ use crate::{
     caller::Caller,
     entry::{Entry, SpaceRef},
     error::{Error, Result},
-    schema::{self, Dirent, DirentBody, Location, Place, STAT_DIRS, STAT_FILES, STAT_SIZE, Space},
     quota::delta,
+    schema::{self, Dirent, DirentBody, Location, Place, STAT_DIRS, STAT_FILES, STAT_SIZE, Space},
     trash,
     tree::{
         create::{exists, no_parent},
@@ -31,7 +31,8 @@ impl Larder {
     /// was free before.
     ///
     /// Errors: `NotFound` for the source; `Conflict` if the destination's directory is missing;
-    /// `AlreadyExists` without `overwrite`; `Denied` onto itself, into itself, or over a directory that holds the source.
+    /// `AlreadyExists` without `overwrite`; `Denied` onto itself, into itself, or over a directory
+    /// that holds the source; `Invalid` if something would lie too deep.
     pub async fn move_entry(
         &self,
         caller: &Caller,
@@ -53,13 +54,9 @@ impl Larder {
             (relocate(&mut txn, &source, &place).await?, created)
         });
         let entry = match &dirent.0.body {
-            DirentBody::File(state) => {
-                lookup::file_entry(id, to.clone(), dirent.0.node, state)
-            }
+            DirentBody::File(state) => lookup::file_entry(id, to.clone(), dirent.0.node, state),
             // Its statistics are not written by the move, so their version is what was read.
-            DirentBody::Dir => {
-                self.committed_entry(id, to.clone(), &dirent.0).await?
-            }
+            DirentBody::Dir => self.committed_entry(id, to.clone(), &dirent.0).await?,
         };
         Ok((entry, created))
     }

@@ -66,7 +66,7 @@ pub struct CollectReport {
 pub struct JobInfo {
     /// Its id.
     pub id: JobId,
-    /// What it does: `purge`, `copy`, `collect`, `scrub`, …
+    /// What it does: `purge`, `copy`, `collect`, `scrub` and so on.
     pub kind: String,
     /// What it works on.
     pub subject: String,

@@ -18,9 +18,7 @@ use crate::{
     error::{Error, Result},
     quota::{self, delta},
     schema::{self, Dirent, DirentBody, FileState, Origin, Space},
-    tree::{
-        lookup::{self, Found},
-    },
+    tree::lookup::{self, Found},
     txn::{self, Txn, transact},
     upload::{Replaced, supersede},
 };

@@ -18,13 +18,11 @@ use crate::{
     access::{Right, authorize, require_admin},
     caller::Caller,
     entry::{
-        ListOptions, NewSpace, Page, PolicyChange, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits, SpacePolicy,
-        SpaceRef,
+        ListOptions, NewSpace, Page, PolicyChange, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits,
+        SpacePolicy, SpaceRef,
     },
     error::{Error, Result},
-    schema::{
-        self, Authority, DirState, JobWork, Location, Place, Space, SpaceState,
-    },
+    schema::{self, Authority, DirState, JobWork, Location, Place, Space, SpaceState},
     txn::{self, Txn, transact},
 };
 
@@ -38,12 +36,7 @@ impl SpacePolicy {
             SpaceKind::Home | SpaceKind::Project => None,
             SpaceKind::Bucket => Some(0),
         };
-        Self {
-            placement: Placement::SINGLE,
-            versions_keep,
-            versions_days: None,
-            trash_days: None,
-        }
+        Self { placement: Placement::SINGLE, versions_keep, versions_days: None, trash_days: None }
     }
 }
 
@@ -186,8 +179,9 @@ impl Larder {
         self.space_info(&*snapshot, id, space).await
     }
 
-    /// Changes a space: limits by administrators, name and policy by its owner too. Of changes
-    /// at once to different fields none is lost. A limit may be set below what the space holds; then only what does not add to it is accepted.
+    /// Changes a space: limits by administrators, name and policy by its owner too. Of changes at
+    /// once to different fields none is lost. A limit may be set below what the space holds; then
+    /// only what does not add to it is accepted.
     pub async fn change_space(
         &self,
         caller: &Caller,

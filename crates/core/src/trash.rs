@@ -18,9 +18,7 @@ use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::{
-        Conditions, Entry, ListOptions, Page, RestoreOptions, SpaceRef, Target, TrashItem,
-    },
+    entry::{Conditions, Entry, ListOptions, Page, RestoreOptions, SpaceRef, Target, TrashItem},
     error::{Error, Result},
     quota::{self, delta},
     schema::{
@@ -412,13 +410,8 @@ pub(crate) async fn hold_stat(txn: &mut Txn, id: SpaceId, dir: NodeId) -> Result
     Ok(stat)
 }
 
-/// `name`, or the first of `name (2)`, `name (3)`, … that is free.
-async fn free_name(
-    txn: &Txn,
-    chain: &Chain,
-    name: &EntryName,
-    rename: bool,
-) -> Result<EntryName> {
+/// `name`, or the first of `name (2)`, `name (3)`, ... that is free.
+async fn free_name(txn: &Txn, chain: &Chain, name: &EntryName, rename: bool) -> Result<EntryName> {
     let mut candidate = name.clone();
     for number in 2..=RENAMES_MAX {
         match lookup::child(&*txn.snapshot, chain, &candidate).await? {

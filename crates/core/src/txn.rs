@@ -39,7 +39,7 @@ const ATTEMPTS_TOGETHER: u32 = 2;
 /// Longest pause between two attempts, before jitter.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Runs an operation until it commits or fails: `transact!(larder, space, |txn| { … value })`.
+/// Runs an operation until it commits or fails: `transact!(larder, space, |txn| { ... value })`.
 /// Gives the value of the body, as of the attempt that committed, and the commit's revision.
 macro_rules! transact {
     ($larder:expr, $space:expr, |$txn:ident| $body:block) => {{
@@ -154,10 +154,9 @@ pub(crate) async fn get<T: DeserializeOwned>(
 ) -> Result<Option<Stored<T>>> {
     match snapshot.get(key).await? {
         None => Ok(None),
-        Some(record) => Ok(Some(Stored {
-            value: schema::decode(key, &record.value)?,
-            version: record.version,
-        })),
+        Some(record) => {
+            Ok(Some(Stored { value: schema::decode(key, &record.value)?, version: record.version }))
+        }
     }
 }
 
@@ -266,7 +265,9 @@ impl Larder {
         spec.fence = Some(self.inner.incarnation);
         failpoint::reach("commit.before");
         let together = match attempts.space {
-            Some(space) if attempts.alone.is_none() => Some(self.inner.gates.of(space).read().await),
+            Some(space) if attempts.alone.is_none() => {
+                Some(self.inner.gates.of(space).read().await)
+            }
             _ => None,
         };
         let window = match &reservation {

@@ -289,12 +289,8 @@ impl Commit {
     fn put_blob(&self, txn: &mut Txn) {
         let Finished { id, size, content, .. } = &self.finished;
         let key = schema::blob_key(*id);
-        let blob = Blob {
-            state: BlobState::Committed,
-            size: *size,
-            refs: 1,
-            content: content.clone(),
-        };
+        let blob =
+            Blob { state: BlobState::Committed, size: *size, refs: 1, content: content.clone() };
         txn.put_blob(key, &blob);
     }
 
@@ -378,12 +374,8 @@ async fn discard(larder: &Larder, chunks: &[schema::ChunkRef]) -> bool {
 /// Counts a new file in a directory that the same transaction makes.
 fn add_file_stat(txn: &mut Txn, space: SpaceId, dir: NodeId, size: u64) {
     use larder_meta::FieldOp;
-    let fields = [
-        FieldOp::Add(delta(size)),
-        FieldOp::Add(1),
-        FieldOp::Keep,
-        FieldOp::Max(txn.now.millis()),
-    ];
+    let fields =
+        [FieldOp::Add(delta(size)), FieldOp::Add(1), FieldOp::Keep, FieldOp::Max(txn.now.millis())];
     txn.add(schema::stat_key(space, dir), fields);
 }
 
@@ -415,9 +407,7 @@ async fn current_file(
     match lookup::child(&*txn.snapshot, &place.chain, name).await? {
         None => Ok(None),
         Some(Stored { value, version }) => match value.body {
-            DirentBody::File(state) => {
-                Ok(Some((value.node, Stored { value: state, version })))
-            }
+            DirentBody::File(state) => Ok(Some((value.node, Stored { value: state, version }))),
             DirentBody::Dir => {
                 let detail = format!("`{name}` is a directory");
                 Err(Error::new(ErrorKind::WrongType, detail).with_existing(value.node))
@@ -434,18 +424,14 @@ fn check_conditions(
     if conditions.is_empty() {
         return Ok(());
     }
-    let state = current.map(|(node, state)| {
-        (state.value.etag(*node).to_string(), state.value.modified)
-    });
+    let state =
+        current.map(|(node, state)| (state.value.etag(*node).to_string(), state.value.modified));
     conditions.check(state.as_ref().map(|(etag, modified)| (etag.as_str(), *modified)))
 }
 
 impl Conditions {
     /// Judges the conditions on an etag and a time of last change; `None` is nothing there.
-    pub(crate) fn check(
-        &self,
-        current: Option<(&str, larder_base::Timestamp)>,
-    ) -> Result<()> {
+    pub(crate) fn check(&self, current: Option<(&str, larder_base::Timestamp)>) -> Result<()> {
         let matches = |set: &EtagSet| match (set, current) {
             (_, None) => false,
             (EtagSet::Any, Some(_)) => true,

@@ -14,8 +14,10 @@
 use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsFd, BorrowedFd},
-    os::unix::fs::FileExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::FileExt,
+    },
     path::{Path, PathBuf},
 };
 

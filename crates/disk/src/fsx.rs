@@ -11,8 +11,10 @@
 use std::{
     fmt::Write as _,
     fs, io,
-    os::fd::{AsFd, AsRawFd},
-    os::unix::fs::DirBuilderExt,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::DirBuilderExt,
+    },
     path::{Path, PathBuf},
 };
 

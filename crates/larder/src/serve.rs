@@ -90,8 +90,7 @@ fn open_metadata(config: &Config, env: &Env) -> anyhow::Result<Arc<ObservedStore
         cache_bytes: config.meta_cache_bytes.bytes(),
         ..EmbeddedOptions::default()
     };
-    let store = EmbeddedStore::open(&directory, options, env)
-        .context("open the metadata")?;
+    let store = EmbeddedStore::open(&directory, options, env).context("open the metadata")?;
     let store = ObservedStore::new(Arc::new(store), env.clone(), SLOW_FROM);
     Ok(Arc::new(store.with_reads_every(READS_EVERY)))
 }
@@ -140,7 +139,6 @@ async fn open_larder(
         collect_interval: config.collect_interval,
         scrub_interval: config.scrub_interval,
         lease_ttl: config.lease_ttl,
-        ..larder_core::Config::default()
     };
     let stores = stores.iter().map(|store| Arc::new(store.clone()) as Arc<dyn ChunkStore>);
     let stores = Stores::new(stores.collect())?;

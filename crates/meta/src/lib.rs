@@ -27,6 +27,6 @@ pub mod store;
 
 pub use spec::{Bound, Compare, Expect, FieldOp, Merge, Operation, TxnSpec};
 pub use store::{
-    Committed, CommitError, Health, Limits, MetaError, MetaStore, Record, Revision, Snapshot,
+    CommitError, Committed, Health, Limits, MetaError, MetaStore, Record, Revision, Snapshot,
     Version,
 };

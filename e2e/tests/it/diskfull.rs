@@ -1,7 +1,12 @@
 //! A disk that is full, and one that fails: a clear refusal, nothing acknowledged lost, and back
 //! to work without a restart.
 
-use std::{fs, io::Write as _, path::Path, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use larder_e2e::{
     client::{Client, Outcome},

@@ -86,8 +86,7 @@ impl BlobWriter {
             }
             Sink::Inline(body) => {
                 let body = std::mem::take(body);
-                let mut sink =
-                    Box::new(ChunkSink::new(&self.larder, self.placement, self.length)?);
+                let mut sink = Box::new(ChunkSink::new(&self.larder, self.placement, self.length)?);
                 sink.write(&body).await?;
                 sink.write(&bytes).await?;
                 self.sink = Sink::Chunks(sink);

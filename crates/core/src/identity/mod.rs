@@ -258,11 +258,11 @@ pub(crate) async fn put_new_user(
 ) -> Result<UserInfo> {
     let name_key = schema::user_name_key(name);
     if let Some(other) = txn.get::<UserId>(&name_key).await? {
-        return Err(Error::new(ErrorKind::AlreadyExists, "a user has this name")
-            .with_existing(other.value));
+        return Err(
+            Error::new(ErrorKind::AlreadyExists, "a user has this name").with_existing(other.value)
+        );
     }
-    let user =
-        User { name: name.to_owned(), password, admin, disabled: false, created: txn.now };
+    let user = User { name: name.to_owned(), password, admin, disabled: false, created: txn.now };
     txn.hold_absent(name_key.clone());
     txn.put(name_key, &id);
     txn.put(schema::user_key(id), &user);

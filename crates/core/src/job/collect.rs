@@ -66,7 +66,8 @@ impl Larder {
         let mut marked = Vec::with_capacity(blobs.len());
         for batch in blobs.chunks(MARK_BATCH) {
             failpoint::reach("collect.condemned");
-            let (deleting, _) = transact!(self, None, |txn| { mark_deleting(&mut txn, batch).await? });
+            let (deleting, _) =
+                transact!(self, None, |txn| { mark_deleting(&mut txn, batch).await? });
             marked.extend(deleting);
         }
         failpoint::reach("collect.deleting");
@@ -146,8 +147,10 @@ impl Larder {
             };
             after = Some(*last);
             failpoint::reach("reconcile.listed");
-            let staged: Vec<ChunkId> =
-                chunks.into_iter().filter(|chunk| !self.inner.staging.is_open(chunk.blob)).collect();
+            let staged: Vec<ChunkId> = chunks
+                .into_iter()
+                .filter(|chunk| !self.inner.staging.is_open(chunk.blob))
+                .collect();
             // After the listing and after asking who still stages: what is not referred to now
             // never will be.
             let snapshot = self.inner.meta.snapshot().await?;

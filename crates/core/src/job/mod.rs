@@ -122,10 +122,7 @@ impl Larder {
         };
         let Err(error) = result else { return Ok(()) };
         // What may pass by itself is tried again at the next interval.
-        if matches!(
-            error.kind(),
-            ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::DiskFull
-        ) {
+        if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::DiskFull) {
             return Err(error);
         }
         self.inner.metrics.job_failures.add(1);

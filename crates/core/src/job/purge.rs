@@ -21,9 +21,7 @@ use crate::{
     error::{Error, Result},
     quota::{self, delta},
     revision,
-    schema::{
-        self, Authority, DirState, Dirent, DirentBody, FileState, Job, Trashed, TrashedBody,
-    },
+    schema::{self, Authority, DirState, Dirent, DirentBody, FileState, Job, Trashed, TrashedBody},
     txn::{self, Stored, Txn, transact},
 };
 
@@ -309,8 +307,7 @@ async fn remove_files(
     references.apply(txn).await?;
     let count = i64::try_from(files.len()).unwrap_or(0);
     for level in levels {
-        let fields =
-            [FieldOp::Add(-bytes), FieldOp::Add(-count), FieldOp::Keep, FieldOp::Keep];
+        let fields = [FieldOp::Add(-bytes), FieldOp::Add(-count), FieldOp::Keep, FieldOp::Keep];
         txn.add(schema::stat_key(id, level.dir), fields);
     }
     if counted == Counted::Retained {

@@ -226,9 +226,7 @@ impl Larder {
                     Err(error) => return Err(error),
                 };
                 let mut old = revision::oldest(&txn, id, node, REVISIONS_BATCH).await?;
-                old.retain(|state| {
-                    age.is_none_or(|(now, keep)| now.since(state.modified) >= keep)
-                });
+                old.retain(|state| age.is_none_or(|(now, keep)| now.since(state.modified) >= keep));
                 if old.is_empty() {
                     return Ok(());
                 }

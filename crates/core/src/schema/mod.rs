@@ -10,14 +10,15 @@
 //! | `to` | space | nothing | whoever writes an existing `au` |
 //! | `de` | space, parent, slot, name | [`Dirent`] | tree, upload, revision, trash |
 //! | `no` | node | [`Location`] | tree, upload, trash |
-//! | `st` | space, directory | counters: size, files, directories, time | everything below the directory |
+//! | `st` | space, directory | counters: size, files, directories, time | whatever is below |
 //! | `ht` | space, directory | counters: levels below | tree |
 //! | `rv` | space, node, number | [`FileState`] | upload, revision |
 //! | `bl` | blob | [`Blob`] | upload, blob |
 //! | `gq` | blob | nothing | blob |
 //! | `tr` | space, item | [`Trashed`] | trash |
 //! | `qs` | space, lane | counters: live, reserved, retained | quota |
-//! | `us`, `un`, `ak`, `uk` | user; name; key; user and key | [`User`], id, [`ApiKey`], nothing | identity |
+//! | `us`, `un` | user; name | [`User`]; its id | identity |
+//! | `ak`, `uk` | key; user and key | [`ApiKey`]; nothing | identity |
 //! | `jb` | job | [`Job`] | job |
 //! | `le` | name | [`Lease`] | lease |
 //! | `ri` | incarnation | nothing | job::collect |
@@ -45,9 +46,9 @@ use crate::error::{Error, Result};
 mod record;
 
 pub(crate) use record::{
-    ApiKey, Authority, Blob, BlobState, ChunkRef, Content, DirState, Dirent, DirentBody,
-    FileState, Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, Space, SpaceState,
-    Trashed, TrashedBody, User, etag_head,
+    ApiKey, Authority, Blob, BlobState, ChunkRef, Content, DirState, Dirent, DirentBody, FileState,
+    Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, Space, SpaceState, Trashed,
+    TrashedBody, User, etag_head,
 };
 
 /// Format of every value below; a newer one is refused.

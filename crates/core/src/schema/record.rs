@@ -10,9 +10,7 @@ use bytes::Bytes;
 use larder_base::{
     Timestamp,
     digest::Sha256,
-    id::{
-        BlobId, ChunkId, Incarnation, InstanceId, NodeId, ServerId, SpaceId, TrashId, UserId,
-    },
+    id::{BlobId, ChunkId, Incarnation, InstanceId, NodeId, ServerId, SpaceId, TrashId, UserId},
     name::EntryName,
 };
 use serde::{Deserialize, Serialize};
@@ -293,4 +291,3 @@ pub(crate) struct Lease {
     pub(crate) holder: Incarnation,
     pub(crate) until: Timestamp,
 }
-

@@ -23,8 +23,8 @@ use super::{
     op::{At, Body, Op, Outcome, Refusal, Seen, SeenItem, SeenRevision, SeenSpace, When},
 };
 use crate::{
-    Conditions, Entry, EntryKind, Error, EtagSet, LimitsChange, ListOptions, PolicyChange, Result, RestoreOptions,
-    RevisionInfo, SpaceChange, SpaceLimits, SpaceRef, Target, TrashItem,
+    Conditions, Entry, EntryKind, Error, EtagSet, LimitsChange, ListOptions, PolicyChange,
+    RestoreOptions, Result, RevisionInfo, SpaceChange, SpaceLimits, SpaceRef, Target, TrashItem,
     UploadOptions,
 };
 
@@ -142,8 +142,7 @@ impl Driver {
             }
             Op::RestoreRevision { at, revision } => {
                 let path = tree_path(&at.path);
-                let entry =
-                    larder.restore_revision(root, self.space(at), &path, *revision).await?;
+                let entry = larder.restore_revision(root, self.space(at), &path, *revision).await?;
                 Ok(Outcome::Entry(self.seen(&entry), false))
             }
             Op::DeleteRevision { at, revision } => {
@@ -172,9 +171,7 @@ impl Driver {
                 Ok(Outcome::Entry(self.seen(&larder.stat(root, &target).await?), false))
             }
             Op::List { at, recursive } => Ok(Outcome::Entries(self.list(at, *recursive).await?)),
-            Op::Get { at, revision } => {
-                Ok(Outcome::Entry(self.get(at, *revision).await?, false))
-            }
+            Op::Get { at, revision } => Ok(Outcome::Entry(self.get(at, *revision).await?, false)),
             Op::Revisions { at } => Ok(Outcome::Revisions(self.revisions(at).await?)),
             _ => Err(Error::internal("no such operation of the tests")),
         }

@@ -14,9 +14,7 @@ use larder_base::{
     id::{NodeId, ServerId, TrashId, UserId},
     name::TreePath,
 };
-use larder_chunk::{
-    BufferPool, ChunkStore, Expect, LocalOptions, LocalStore, MemoryChunks,
-};
+use larder_chunk::{BufferPool, ChunkStore, Expect, LocalOptions, LocalStore, MemoryChunks};
 use larder_meta::{
     MetaStore,
     engine::{
@@ -26,10 +24,9 @@ use larder_meta::{
 };
 
 use crate::{
-    Caller, CheckReport, Conditions, Config, Entry, FirstUser, Larder, LimitsChange,
-    ListOptions, NewSpace, NewUser, PolicyChange, Result, RestoreOptions, RevisionInfo, SpaceChange, SpaceKind, SpaceLimits, SpaceRef,
-    Stores, Target, TrashItem, UploadOptions, Usage, Written,
-    schema, txn,
+    Caller, CheckReport, Conditions, Config, Entry, FirstUser, Larder, LimitsChange, ListOptions,
+    NewSpace, NewUser, PolicyChange, RestoreOptions, Result, RevisionInfo, SpaceChange, SpaceKind,
+    SpaceLimits, SpaceRef, Stores, Target, TrashItem, UploadOptions, Usage, Written, schema, txn,
 };
 
 /// Password of every user that a fixture makes.
@@ -85,8 +82,7 @@ impl Fixture {
     async fn open(meta: Arc<dyn MetaStore>, store: Arc<dyn ChunkStore>, env: Env) -> Self {
         let first = FirstUser { name: "root".to_owned(), password: Some(PASSWORD.to_owned()) };
         // Jobs run when there is work, and else when a test says so.
-        let config =
-            Config { collect_interval: Duration::from_secs(3600), ..Config::default() };
+        let config = Config { collect_interval: Duration::from_secs(3600), ..Config::default() };
         let stores = Stores::new(vec![store]).expect("a store");
         let opened = Larder::open(config, Arc::clone(&meta), stores, first, env.clone()).await;
         let (larder, _) = opened.expect("open");
@@ -96,8 +92,7 @@ impl Fixture {
 
     /// Another user, without rights of administration.
     pub async fn user(&self, name: &str) -> Caller {
-        let new =
-            NewUser { name: name.to_owned(), password: PASSWORD.to_owned(), admin: false };
+        let new = NewUser { name: name.to_owned(), password: PASSWORD.to_owned(), admin: false };
         self.larder.create_user(&self.root, new).await.expect("create user");
         caller(&*self.meta, name).await
     }
@@ -105,8 +100,7 @@ impl Fixture {
     /// A new project space of this name.
     pub async fn space(&self, name: &str, limits: SpaceLimits) -> SpaceRef {
         let policy = PolicyChange::default();
-        let new =
-            NewSpace { name: name.to_owned(), kind: SpaceKind::Project, limits, policy };
+        let new = NewSpace { name: name.to_owned(), kind: SpaceKind::Project, limits, policy };
         SpaceRef::Id(self.larder.create_space(&self.root, new).await.expect("create space").id)
     }
 
@@ -194,12 +188,7 @@ impl Fixture {
     }
 
     /// The content of one revision of a file.
-    pub async fn get_of(
-        &self,
-        space: &SpaceRef,
-        at: &str,
-        revision: Option<u64>,
-    ) -> Result<Bytes> {
+    pub async fn get_of(&self, space: &SpaceRef, at: &str, revision: Option<u64>) -> Result<Bytes> {
         let target = Target::Path(space.clone(), path(at));
         let download = self.larder.download(&self.root, &target, revision).await?;
         read_all(&download).await

@@ -85,20 +85,19 @@ fn relocate(mix: Mix) -> impl Strategy<Value = Op> {
     prop_oneof![
         (0..mix.spaces, path(), path(), any::<bool>())
             .prop_map(|(space, from, to, overwrite)| Op::Move { space, from, to, overwrite }),
-        (at(mix), at(mix), any::<bool>())
-            .prop_map(|(from, to, overwrite)| Op::Copy { from, to, overwrite }),
+        (at(mix), at(mix), any::<bool>()).prop_map(|(from, to, overwrite)| Op::Copy {
+            from,
+            to,
+            overwrite
+        }),
     ]
 }
 
 fn trash(mix: Mix) -> impl Strategy<Value = Op> {
-    let restore = (0..mix.spaces, option::weighted(0.3, path()), any::<bool>(), any::<bool>())
-        .prop_map(|(space, to, rename, recreate)| Op::Restore {
-            space,
-            item: 0,
-            to,
-            rename,
-            recreate,
-        });
+    let restore =
+        (0..mix.spaces, option::weighted(0.3, path()), any::<bool>(), any::<bool>()).prop_map(
+            |(space, to, rename, recreate)| Op::Restore { space, item: 0, to, rename, recreate },
+        );
     let empty = (0..mix.spaces).prop_map(|space| Op::EmptyTrash { space });
     prop_oneof![
         10 => (at(mix), when()).prop_map(|(at, when)| Op::Delete { at, when }),
@@ -163,7 +162,10 @@ impl Draft {
                 let items: Vec<_> = model.spaces[*space].trash.keys().copied().collect();
                 match dice.choose(&items) {
                     Some(found) => *item = found,
-                    None => return Op::EmptyTrash { space: *space },
+                    None => {
+                        let at = At { space: *space, path: Names::new() };
+                        return Op::List { at, recursive: true };
+                    }
                 }
             }
             Op::StatNode { node } => *node = dice.choose(&model.bound_nodes()).unwrap_or(0),

@@ -107,9 +107,10 @@ fn advance(
     }
     // What was promised to others at the time may have been in the way.
     if refused(ErrorKind::QuotaExceeded) {
-        let others = calls.iter().enumerate().filter(|(j, other)| {
-            *j != i && !other.before(call) && !call.before(other)
-        });
+        let others = calls
+            .iter()
+            .enumerate()
+            .filter(|(j, other)| *j != i && !other.before(call) && !call.before(other));
         model.grace = others.map(|(_, other)| other.op.promised_max()).sum();
     }
     let step = model.step(&call.op, at);

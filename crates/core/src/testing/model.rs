@@ -14,8 +14,7 @@ use larder_base::{
 
 pub use super::op::Body;
 use super::op::{
-    At,
-    ItemNo, Names, NodeNo, Outcome, Refusal, Seen, SeenItem, SeenRevision, SeenSpace,
+    At, ItemNo, Names, NodeNo, Op, Outcome, Refusal, Seen, SeenItem, SeenRevision, SeenSpace,
 };
 
 /// What the model answers.
@@ -109,6 +108,14 @@ impl Bound {
     /// The id of a trash item, if it is known.
     pub fn item(&self, no: ItemNo) -> Option<TrashId> {
         self.items.get(&no).copied()
+    }
+
+    /// An operation in the numbers of `other`, which is bound to the same ids.
+    pub fn translate(&self, op: &Op, other: &Self) -> Op {
+        op.renumber(
+            |no| other.node_ids.get(self.nodes.get(&no)?).copied(),
+            |no| other.item_ids.get(self.items.get(&no)?).copied(),
+        )
     }
 
     fn is_node(&mut self, no: NodeNo, id: NodeId) -> Result<(), String> {
@@ -389,9 +396,7 @@ impl Model {
                 (Outcome::Entry(ours, made), Outcome::Entry(real, really)) if made == really => {
                     self.same_entry(ours, real)
                 }
-                (Outcome::Entries(ours), Outcome::Entries(real)) => {
-                    self.same_entries(ours, real)
-                }
+                (Outcome::Entries(ours), Outcome::Entries(real)) => self.same_entries(ours, real),
                 (Outcome::Trashed(ours), Outcome::Trashed(real)) => self.same_item(ours, real),
                 _ => differ(),
             },
@@ -408,9 +413,8 @@ impl Model {
 
     fn same_entry(&mut self, ours: &Seen<NodeNo>, real: &Seen<NodeId>) -> Result<(), String> {
         let size = ours.size.or(real.size);
-        let plain = |path: &String, dir, size, revision, body| {
-            (path.clone(), dir, size, revision, body)
-        };
+        let plain =
+            |path: &String, dir, size, revision, body| (path.clone(), dir, size, revision, body);
         let mine = plain(&ours.path, ours.dir, size, ours.revision, ours.body);
         let theirs = plain(&real.path, real.dir, real.size, real.revision, real.body);
         if mine != theirs {
@@ -419,11 +423,7 @@ impl Model {
         self.bound.is_node(ours.node, real.node)
     }
 
-    fn same_entries(
-        &mut self,
-        ours: &[Seen<NodeNo>],
-        real: &[Seen<NodeId>],
-    ) -> Result<(), String> {
+    fn same_entries(&mut self, ours: &[Seen<NodeNo>], real: &[Seen<NodeId>]) -> Result<(), String> {
         if ours.len() != real.len() {
             return Err(format!("should be {ours:#?}, is {real:#?}"));
         }

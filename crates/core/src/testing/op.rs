@@ -81,29 +81,107 @@ pub enum When {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they are the operations of the file store and their arguments")]
 pub enum Op {
-    CreateDir { at: At, parents: bool },
+    CreateDir {
+        at: At,
+        parents: bool,
+    },
     /// `declared`: whether the length is said in advance.
-    Upload { at: At, body: Body, parents: bool, declared: bool, when: When },
-    Move { space: usize, from: Names, to: Names, overwrite: bool },
-    Copy { from: At, to: At, overwrite: bool },
-    Delete { at: At, when: When },
-    Restore { space: usize, item: ItemNo, to: Option<Names>, rename: bool, recreate: bool },
-    Purge { space: usize, item: ItemNo },
-    EmptyTrash { space: usize },
-    RestoreRevision { at: At, revision: u64 },
-    DeleteRevision { at: At, revision: u64 },
-    SetLimit { space: usize, live: Option<u64> },
-    SetVersionsKeep { space: usize, keep: Option<u32> },
-    Stat { at: At },
-    StatNode { node: NodeNo },
-    List { at: At, recursive: bool },
-    Get { at: At, revision: Option<u64> },
-    Revisions { at: At },
+    Upload {
+        at: At,
+        body: Body,
+        parents: bool,
+        declared: bool,
+        when: When,
+    },
+    Move {
+        space: usize,
+        from: Names,
+        to: Names,
+        overwrite: bool,
+    },
+    Copy {
+        from: At,
+        to: At,
+        overwrite: bool,
+    },
+    Delete {
+        at: At,
+        when: When,
+    },
+    Restore {
+        space: usize,
+        item: ItemNo,
+        to: Option<Names>,
+        rename: bool,
+        recreate: bool,
+    },
+    Purge {
+        space: usize,
+        item: ItemNo,
+    },
+    EmptyTrash {
+        space: usize,
+    },
+    RestoreRevision {
+        at: At,
+        revision: u64,
+    },
+    DeleteRevision {
+        at: At,
+        revision: u64,
+    },
+    SetLimit {
+        space: usize,
+        live: Option<u64>,
+    },
+    SetVersionsKeep {
+        space: usize,
+        keep: Option<u32>,
+    },
+    Stat {
+        at: At,
+    },
+    StatNode {
+        node: NodeNo,
+    },
+    List {
+        at: At,
+        recursive: bool,
+    },
+    Get {
+        at: At,
+        revision: Option<u64>,
+    },
+    Revisions {
+        at: At,
+    },
     /// Runs all jobs and collects.
     Collect,
 }
 
 impl Op {
+    /// The same call, if other numbers stand for the nodes and items that it names.
+    #[must_use]
+    pub fn renumber(
+        &self,
+        node: impl Fn(NodeNo) -> Option<NodeNo>,
+        item: impl Fn(ItemNo) -> Option<ItemNo>,
+    ) -> Self {
+        let mut op = self.clone();
+        match &mut op {
+            Self::Upload { when: When::Is(tag) | When::IsNot(tag), .. }
+            | Self::Delete { when: When::Is(tag) | When::IsNot(tag), .. } => {
+                *tag = tag.and_then(|(no, revision)| Some((node(no)?, revision)));
+            }
+            Self::Restore { item: no, .. } | Self::Purge { item: no, .. } => {
+                *no = item(*no).unwrap_or(0);
+            }
+            Self::StatNode { node: no } => *no = node(*no).unwrap_or(0),
+            _ => {}
+        }
+        op
+    }
+
     /// The most bytes that may be promised to it while it runs.
     pub fn promised_max(&self) -> u64 {
         match self {

@@ -137,7 +137,10 @@ impl Model {
                 self.unsettled = false;
                 Ok(Outcome::Done)
             }
-            Op::Stat { .. } | Op::StatNode { .. } | Op::List { .. } | Op::Get { .. }
+            Op::Stat { .. }
+            | Op::StatNode { .. }
+            | Op::List { .. }
+            | Op::Get { .. }
             | Op::Revisions { .. } => self.read(op),
         }
     }

@@ -127,8 +127,7 @@ impl Larder {
             // What is made below it counts in it; it itself counts in those above.
             let below = i64::try_from(depth - i - 1).unwrap_or(0);
             let now = txn.now.millis();
-            let fields =
-                [FieldOp::Add(0), FieldOp::Add(0), FieldOp::Add(below), FieldOp::Max(now)];
+            let fields = [FieldOp::Add(0), FieldOp::Add(0), FieldOp::Add(below), FieldOp::Max(now)];
             txn.add(schema::stat_key(space, node), fields);
             lookup::raise(txn, space, node, below);
             parent = node;
@@ -155,10 +154,7 @@ impl Larder {
         txn.hold_absent(key.clone());
         txn.put(key, &Dirent { node, body: DirentBody::Dir });
         let place = Some((parent, name.clone()));
-        txn.put(
-            schema::authority_key(space, node),
-            &Authority { place, state: DirState::Live },
-        );
+        txn.put(schema::authority_key(space, node), &Authority { place, state: DirState::Live });
         txn.put(schema::location_key(node), &Location { space, place: Place::Dir });
     }
 }

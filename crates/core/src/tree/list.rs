@@ -127,12 +127,7 @@ impl Listing<'_> {
     }
 
     /// Entries below `dir` in depth-first order after the path `after`.
-    async fn walk(
-        &self,
-        dir: NodeId,
-        after: &[EntryName],
-        limit: usize,
-    ) -> Result<Vec<Entry>> {
+    async fn walk(&self, dir: NodeId, after: &[EntryName], limit: usize) -> Result<Vec<Entry>> {
         let mut levels = self.reopen(dir, after).await?;
         let mut found = Vec::new();
         while found.len() < limit {

@@ -86,12 +86,8 @@ impl Chain {
     pub(crate) fn add(&self, txn: &mut Txn, size: i64, files: i64, dirs: i64) {
         let now = txn.now.millis();
         for link in &self.links {
-            let fields = [
-                FieldOp::Add(size),
-                FieldOp::Add(files),
-                FieldOp::Add(dirs),
-                FieldOp::Max(now),
-            ];
+            let fields =
+                [FieldOp::Add(size), FieldOp::Add(files), FieldOp::Add(dirs), FieldOp::Max(now)];
             txn.add(schema::stat_key(self.space, link.node), fields);
         }
     }

@@ -1,16 +1,26 @@
 //! The file store through its public operations: against the model, in races, and under faults.
 //!
-//! Names of tests that begin with an id (`i_tree_1_…`) prove the invariant that the head of a
+//! Names of tests that begin with an id (`i_tree_1_...`) prove the invariant that the head of a
 //! module declares.
 //!
 //! Not here: crashes of a process and doors (e2e), engines and stores alone (their crates).
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it does not expect")]
 
+mod concurrent;
 mod sequential;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
+use larder_base::Env;
+use larder_core::testing::Fixture;
+use larder_meta::{
+    chaos::{ChaosStore, Plan},
+    engine::memory::MemoryStore,
+};
 use proptest::test_runner::{Config, RngSeed};
 
 /// A runtime on which tasks really run at once.
@@ -32,4 +42,34 @@ fn cases(cases: u32) -> Config {
 fn fresh_seed() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A store in memory whose engine lets others go first now and then, so that operations meet.
+async fn racy(seed: u64) -> Fixture {
+    let env = Env::system();
+    let plan = Plan { seed, delay: 300, ..Plan::default() };
+    let chaos = ChaosStore::new(Arc::new(MemoryStore::new()), env.clone(), plan);
+    Fixture::over(Arc::new(chaos), env).await
+}
+
+/// Runs `work` for each of `0..count`, all at once; answers what they answered, in that order.
+async fn race<T, F>(fixture: &Fixture, count: usize, work: impl Fn(usize, Fixture) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let start = Arc::new(tokio::sync::Barrier::new(count));
+    let mut tasks = Vec::new();
+    for i in 0..count {
+        let (start, work) = (Arc::clone(&start), work(i, fixture.clone()));
+        tasks.push(fixture.env.spawn("racer", async move {
+            start.wait().await;
+            work.await
+        }));
+    }
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers
 }

@@ -1,9 +1,9 @@
 //! One connection: hyper's HTTP/1.1 on a watched stream.
 //!
 //! Promises: a panic of a handler is a 500 for its request alone; the answer to a request whose
-//! body we did not read says that the connection ends and reaches the client (we close our side first and throw away what still
-//! comes, for a while), because closing with unread bytes makes the kernel reset the connection
-//! and the client lose the answer.
+//! body we did not read says that the connection ends and reaches the client (we close our side
+//! first and throw away what still comes, for a while), because closing with unread bytes makes
+//! the kernel reset the connection and the client lose the answer.
 //!
 //! Not here: time-outs ([`super::pulse`]), accepting ([`super`]).
 

@@ -38,8 +38,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use self::{received::Received, status::Status};
 use self::{connection::Host, pulse::Ward, status::Place};
+pub use self::{received::Received, status::Status};
 use crate::body::ResponseBody;
 
 /// What answers requests: a door.

@@ -4,9 +4,7 @@
 //!
 //! Not here: target URLs (`target`), what a workload does (`workload`).
 
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{bail, ensure};
 

@@ -5,17 +5,23 @@
 //!
 //! Not here: the order of a run (`session`).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::client::{Conn, Fault, Reply, Sink};
-use super::session::Session;
-use super::target::{Method, Target};
-use super::workload::{FileSet, Job, Task};
+use super::{
+    client::{Conn, Fault, Reply, Sink},
+    session::Session,
+    target::{Method, Target},
+    workload::{FileSet, Job, Task},
+};
 
 /// Requests in flight while removing.
 const CONCURRENCY: usize = 32;

@@ -10,8 +10,10 @@
 
 use std::io::{self, IoSlice};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::pattern::{Content, STAMP};
 

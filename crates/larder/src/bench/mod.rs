@@ -29,18 +29,18 @@ mod target;
 mod tests;
 mod workload;
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, anyhow, bail};
-use tokio::sync::oneshot;
-
 pub(crate) use args::{BenchArgs, SharedFlags};
 use disk_probe::Probe;
 use report::{Circumstances, Report};
 use session::Session;
 use target::Target;
+use tokio::sync::oneshot;
 
 /// Runs the measurement and prints its report.
 ///

@@ -5,8 +5,7 @@
 //!
 //! Not here: when it is sampled (`runner`). Linux only; elsewhere everything reads as nothing.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 /// `/proc` counts CPU time in ticks of 1/100 s on every architecture that Larder runs on
 /// (`USER_HZ`, proc_pid_stat(5)).

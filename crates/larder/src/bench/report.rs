@@ -6,15 +6,11 @@
 //!
 //! Not here: measuring.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Serialize;
 
-use super::args::Size;
-use super::disk_probe::Probe;
-use super::runner::Outcome;
-use super::stats::median;
+use super::{args::Size, disk_probe::Probe, runner::Outcome, stats::median};
 
 /// What was measured, apart from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,20 +6,28 @@
 //!
 //! Not here: which phases (`session`), what a slot does (`workload`).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
-use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinSet;
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinSet,
+};
 
-use super::pattern::Pattern;
-use super::proc_stat::{Watch, own_cpu_us};
-use super::stats::Tally;
-use super::target::Target;
-use super::workload::{Job, Manner, Slot};
+use super::{
+    pattern::Pattern,
+    proc_stat::{Watch, own_cpu_us},
+    stats::Tally,
+    target::Target,
+    workload::{Job, Manner, Slot},
+};
 
 /// Time between two looks at the server's memory.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);

@@ -7,23 +7,29 @@
 //!
 //! Not here: figures and their medians (`report`), threads (`runner`).
 
-use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::bail;
 
-use super::args::{BenchArgs, Size, Workload};
-use super::cleanup;
-use super::pattern::Pattern;
-use super::proc_stat::Watch;
-use super::report::{Cell, Record};
-use super::runner::{Crew, CrewSpec, Outcome};
-use super::stats::{Rng, mix};
-use super::target::Target;
-use super::workload::{FileSet, Job, Manner, Task};
+use super::{
+    args::{BenchArgs, Size, Workload},
+    cleanup,
+    pattern::Pattern,
+    proc_stat::Watch,
+    report::{Cell, Record},
+    runner::{Crew, CrewSpec, Outcome},
+    stats::{Rng, mix},
+    target::Target,
+    workload::{FileSet, Job, Manner, Task},
+};
 
 /// Bytes of prefilled or deletable files where `--files` does not say.
 const POOL_BYTES: u64 = 256 << 20;

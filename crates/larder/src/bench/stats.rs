@@ -6,8 +6,7 @@
 //!
 //! Not here: what is measured (`workload`), how it is printed (`report`).
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Linear sub-buckets per power of two: 64 gives a relative error below 1/64.
 const SUB_BITS: u32 = 6;

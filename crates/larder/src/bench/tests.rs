@@ -1,9 +1,11 @@
 //! `larder bench` against small TCP servers that keep files in memory, some of them faulty.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::Mutex,
+};
 
 use clap::Parser as _;
 

@@ -6,17 +6,23 @@
 //!
 //! Not here: how many slots there are and when they run (`runner`).
 
-use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use super::args::Workload;
-use super::client::{Conn, Fault, Reply, Sink};
-use super::pattern::{Content, Pattern};
-use super::stats::{Rng, Tally, mix};
-use super::target::{Method, Page, Target};
+use super::{
+    args::Workload,
+    client::{Conn, Fault, Reply, Sink},
+    pattern::{Content, Pattern},
+    stats::{Rng, Tally, mix},
+    target::{Method, Page, Target},
+};
 
 /// Body size from which the large receive buffer pays.
 const LARGE: u64 = 32 * 1024;

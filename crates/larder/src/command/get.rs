@@ -295,6 +295,10 @@ async fn download_to(
     let revision = args.revision.as_deref();
     let mut answer = context.client.open(&remote.space, &remote.path, revision).await?;
     let promise = Promise::of(&answer);
+    if known.is_none() {
+        // What comes from a listing is in the bar's length already.
+        bar.inc_length(promise.length.unwrap_or(0));
+    }
     let (part, whole) = if promise.length.is_some_and(|length| length <= SMALL_BYTES_MAX) {
         let bytes = answer.bytes(SMALL_BYTES_MAX as usize).await?;
         bar.inc(bytes.len() as u64);

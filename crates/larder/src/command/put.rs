@@ -199,6 +199,8 @@ impl<'c> Put<'c> {
     }
 
     async fn standard_input(&self, remote: &Remote) -> Result<Done> {
+        // Nobody knows how much will come.
+        self.bar.unset_length();
         let moved = Moved::new(self.bar.clone());
         let (answer, sent) = self
             .context

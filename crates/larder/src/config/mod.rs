@@ -11,7 +11,12 @@ pub(crate) mod load;
 pub(crate) mod secret;
 pub(crate) mod value;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::{Path, PathBuf}, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use load::{Problems, Source, Values};
 use secret::Secret;

@@ -166,7 +166,11 @@ struct View {
 }
 
 impl View {
-    fn range(&self, start: &[u8], end: &[u8]) -> impl DoubleEndedIterator<Item = (&Bytes, &Record)> {
+    fn range(
+        &self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl DoubleEndedIterator<Item = (&Bytes, &Record)> {
         // An empty or inverted range is no records, not a panic: of `x..x` that is what stands
         // before it.
         let end = if start < end { end } else { start };

@@ -43,7 +43,6 @@ use larder_base::{digest::crc32c, limits};
 use larder_disk::{fault::Faults, fsx};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-pub use self::{open::OpenError, statistics::STATISTICS};
 use self::{
     collect::Asked,
     committer::{Request, Waiting},
@@ -51,6 +50,7 @@ use self::{
     shared::{Shared, Statistics, lock},
     view::View,
 };
+pub use self::{open::OpenError, statistics::STATISTICS};
 use crate::{
     spec::TxnSpec,
     store::{CommitError, Committed, Health, Limits, MetaError, MetaStore, Snapshot},
