@@ -9,8 +9,8 @@
 //! durable before the commit that makes them exist, and destroyed only after one that has made
 //! it impossible that anything refers to them.
 //!
-//! Imports go down only: `lib` -> `check, job` -> `copy` -> `relocate, revision` →
-//! `download, trash, upload` -> `blob, tree` -> `identity, space` -> `lease` →
+//! Imports go down only: `lib` -> `check, job` -> `copy` -> `relocate, revision` ->
+//! `download, trash, upload` -> `blob, tree` -> `identity, space` -> `lease` ->
 //! `access, quota, schema, txn` and the plain types.
 //!
 //! Not here: wire formats (doors), engines (meta), disks (chunk).

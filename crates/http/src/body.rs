@@ -11,10 +11,6 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -190,25 +186,14 @@ pub struct RequestBody {
     received: u64,
     /// Runs while we wait; `received` when it was started.
     timer: Option<(Timer, u64)>,
-    /// Whether there are bytes that nobody has read; see [`RequestBody::unread`].
-    unread: Option<Arc<AtomicBool>>,
 }
 
 impl RequestBody {
     /// Wraps `incoming`, which must move within each `idle`.
     pub fn new(incoming: Received, env: &Env, idle: Duration) -> Self {
         let declared = incoming.size_hint().exact();
-        let unread = (!incoming.is_end_stream()).then(|| Arc::new(AtomicBool::new(true)));
         let env = env.clone();
-        Self { incoming, env, idle, declared, limit: None, received: 0, timer: None, unread }
-    }
-
-    /// Says, also after this body is gone, whether some of it was never read. The connection of
-    /// such a request ends with its answer, which has to say so (RFC 9112 section 9.6): the
-    /// client's next request would meet a closed socket, and nobody would know what came of it.
-    pub fn unread(&self) -> impl Fn() -> bool + Send + 'static {
-        let unread = self.unread.clone();
-        move || unread.as_ref().is_some_and(|unread| unread.load(Ordering::Relaxed))
+        Self { incoming, env, idle, declared, limit: None, received: 0, timer: None }
     }
 
     /// The length that the request declares; `None` with a chunked body.
@@ -241,7 +226,6 @@ impl RequestBody {
                 if self.declared.is_some_and(|declared| declared != self.received) {
                     return Err(cut_off());
                 }
-                self.read_to_end();
                 return Ok(None);
             };
             let bytes = match frame.into_data() {
@@ -258,18 +242,9 @@ impl RequestBody {
             if let Some(limit) = self.limit.filter(|limit| self.received > *limit) {
                 return Err(too_large(limit));
             }
-            if self.declared == Some(self.received) {
-                self.read_to_end();
-            }
             if !bytes.is_empty() {
                 return Ok(Some(bytes));
             }
-        }
-    }
-
-    fn read_to_end(&self) {
-        if let Some(unread) = &self.unread {
-            unread.store(false, Ordering::Relaxed);
         }
     }
 

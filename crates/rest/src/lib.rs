@@ -34,7 +34,7 @@ mod wire;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method, Request, Response, header, request::Parts};
+use http::{Method, Request, Response, request::Parts};
 use hyper::body::Body as _;
 use larder_base::{Env, id::RequestId};
 use larder_core::{Error, Larder};
@@ -113,7 +113,6 @@ impl Service for Rest {
         let request_id = RequestId::new(&inner.env);
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body, &inner.env, inner.options.body_idle_timeout);
-        let unread = body.unread();
         let route = Route::find(head.uri.path());
         let mut user = None;
         let answer = match route {
@@ -122,9 +121,6 @@ impl Service for Rest {
         };
         let mut response = answer.unwrap_or_else(|failure| failure.response(&request_id));
         response.headers_mut().insert(problem::REQUEST_ID, problem::request_id(&request_id));
-        if unread() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
         let class = route.map_or(NONE, |route| route.class());
         let took = inner.env.monotonic().saturating_sub(started);
         inner.metrics.count(class, response.status(), took);

@@ -1,6 +1,6 @@
 //! The README's tour, as a newcomer takes it: the binary, `curl`, the command line.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command};
 
 use larder_e2e::{
     client::Client,
@@ -136,4 +136,36 @@ fn health_readiness_and_metrics_answer() {
         let value = line.rsplit(' ').next().unwrap();
         assert!(value.parse::<f64>().is_ok(), "a sample ends with a number: {line}");
     }
+}
+
+#[test]
+fn every_metric_that_is_served_is_documented_and_the_reverse() {
+    let server = Server::start();
+    let client = server.client();
+    client.put("f", &vec![7; 300_000]).expect(201);
+    let page = client.send("GET", "/metrics", &[], None).expect(200).body;
+    let page = String::from_utf8(page).unwrap();
+    // A counter's lines say `larder_x_total`, but the line with its type `larder_x`.
+    let served: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "counter") => format!("{name}_total"),
+            (name, "info") => format!("{name}_info"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    let docs = cli(&server).args(["config", "metrics"]).output().unwrap();
+    let docs = String::from_utf8(docs.stdout).unwrap();
+    let rows = docs.lines().filter_map(|line| line.strip_prefix("| `"));
+    let documented = rows.map(|row| row.split('`').next().unwrap().to_owned()).collect();
+    assert_eq!(served, documented);
+    let sample = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("none");
+        line.trim().parse::<f64>().unwrap_or_else(|_| panic!("{name}: {line}"))
+    };
+    assert!(sample("larder_meta_commit_seconds_count ") >= 1.0);
+    assert!(sample("larder_meta_outcomes_total{outcome=\"committed\"} ") >= 1.0);
+    assert_eq!(sample("larder_chunk_written_bytes_total "), 300_000.0);
+    assert_eq!(page.matches("# EOF").count(), 1);
 }

@@ -26,7 +26,7 @@ use larder_meta::{
 use crate::{
     Caller, CheckReport, Conditions, Config, Entry, FirstUser, Larder, LimitsChange, ListOptions,
     NewSpace, NewUser, PolicyChange, RestoreOptions, Result, RevisionInfo, SpaceChange, SpaceKind,
-    SpaceLimits, SpaceRef, Stores, Target, TrashItem, UploadOptions, Usage, Written, schema, txn,
+    SpaceLimits, SpaceRef, Stores, Target, TrashItem, Upload, UploadOptions, Usage, Written, schema, txn,
 };
 
 /// Password of every user that a fixture makes.
@@ -211,6 +211,23 @@ impl Fixture {
         let all = ListOptions { recursive: true, ..ListOptions::default() };
         let page = self.larder.list(&self.root, &SpaceRef::Home, &path(at), &all).await;
         page.expect("list").entries
+    }
+
+    /// Begins an upload.
+    pub async fn open_upload(&self, at: &str, options: UploadOptions) -> Result<Upload> {
+        self.larder.open_upload(&self.root, &SpaceRef::Home, &path(at), options).await
+    }
+
+    /// Makes an older revision current again.
+    pub async fn restore_revision(&self, at: &str, revision: u64) -> Result<Entry> {
+        let home = SpaceRef::Home;
+        self.larder.restore_revision(&self.root, &home, &path(at), revision).await
+    }
+
+    /// Removes an older revision.
+    pub async fn delete_revision(&self, at: &str, revision: u64) -> Result<()> {
+        let home = SpaceRef::Home;
+        self.larder.delete_revision(&self.root, &home, &path(at), revision).await
     }
 
     /// Moves an entry.

@@ -8,7 +8,10 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it does not expect")]
 
 mod concurrent;
+mod revision;
 mod sequential;
+mod tree;
+mod upload;
 
 use std::sync::{
     Arc,

@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(config.collect_interval, Duration::from_secs(5));
         assert_eq!(config.lease_ttl, Duration::from_secs(4));
         assert_eq!(config.log_level, "warn");
-        assert_eq!(config.server_heartbeat, Duration::from_secs(10));
+        assert_eq!(config.http_idle_timeout, Duration::from_secs(75));
 
         let values = case.inputs.values().expect("valid");
         let shown = super::super::show(&values);
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(source_of("collect.interval").as_deref(), Some("flag --set"));
         assert_eq!(source_of("lease.ttl").as_deref(), Some("environment LARDER_LEASE__TTL"));
         assert!(source_of("log.level").is_some_and(|source| source.starts_with("file ")));
-        assert_eq!(source_of("server.heartbeat").as_deref(), Some("default"));
+        assert_eq!(source_of("http.idle_timeout").as_deref(), Some("default"));
     }
 
     #[test]
