@@ -142,22 +142,20 @@ impl CopyJob<'_> {
     }
 
     async fn directory(&self, snapshot: &dyn Snapshot, source: &Found) -> Result<(Entry, bool)> {
-        let staging = self.stage().await?;
-        let result = match self.fill(snapshot, source, &staging).await {
-            Ok(()) => self.attach(source, &staging).await,
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
-            self.abandon(&staging).await;
-        }
+        let mut staging = self.stage().await?;
+        self.fill(snapshot, source, &staging).await?;
+        let result = self.attach(source, &staging).await;
+        staging.attached = result.is_ok();
         result
     }
 
-    /// Makes the root of the detached tree, and the job that removes it should this process die.
+    /// Makes the root of the detached tree, and the job that removes it should this copy break.
     async fn stage(&self) -> Result<Staging> {
         let larder = self.larder;
         let root = NodeId::new(&larder.inner.env);
         let job = JobId::new(&larder.inner.env);
+        larder.inner.copies().insert(job);
+        let staging = Staging { larder: larder.clone(), root, job, attached: false };
         transact!(larder, self.space, |txn| {
             larder.enter_space(&mut txn, self.caller, self.space, Right::Write).await?;
             txn.put(
@@ -172,7 +170,7 @@ impl CopyJob<'_> {
             let fields = [FieldOp::Add(0), FieldOp::Add(0), FieldOp::Add(0), now];
             txn.add(schema::stat_key(self.space, root), fields);
         });
-        Ok(Staging { root, job })
+        Ok(staging)
     }
 
     fn unstage_job(&self, root: NodeId, owner: Incarnation, now: larder_base::Timestamp) -> Job {
@@ -293,30 +291,24 @@ impl CopyJob<'_> {
         let entry = larder.committed_entry(id, self.to.clone(), &dirent).await?;
         Ok((entry, created))
     }
-
-    /// Leaves the detached tree to the job that removes it.
-    async fn abandon(&self, staging: &Staging) {
-        let larder = self.larder;
-        let abandoned: Result<()> = async {
-            transact!(larder, self.space, |txn| {
-                // Nobody's: it need not wait for this process to end.
-                let job = self.unstage_job(staging.root, Incarnation(0), txn.now);
-                txn.put(schema::job_key(staging.job), &job);
-            });
-            Ok(())
-        }
-        .await;
-        if let Err(error) = abandoned {
-            tracing::warn!(%error, "a broken copy stays until the next start");
-        }
-        larder.wake_jobs();
-    }
 }
 
-/// The detached tree of a copy.
+/// The detached tree of a copy. While it lives, the job that removes it waits; dropped, the tree
+/// is left to that job, whatever ended the copy.
 struct Staging {
+    larder: Larder,
     root: NodeId,
     job: JobId,
+    attached: bool,
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.larder.inner.copies().remove(&self.job);
+        if !self.attached {
+            self.larder.wake_jobs();
+        }
+    }
 }
 
 /// A directory that is being copied.

@@ -16,7 +16,7 @@
 //! Not here: wire formats (doors), engines (meta), disks (chunk).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,7 +27,7 @@ use std::{
 
 use larder_base::{
     Env, ErrorKind, Timestamp,
-    id::{BlobId, ChunkId, Incarnation, InstanceId, ServerId, SpaceId, UserId},
+    id::{BlobId, ChunkId, Incarnation, InstanceId, JobId, ServerId, SpaceId, UserId},
 };
 use larder_chunk::StoreHealth;
 use larder_meta::{Health, MetaStore};
@@ -140,6 +140,8 @@ struct Inner {
     checking: Checking,
     login_salt: [u8; 32],
     homes: Mutex<BTreeMap<UserId, SpaceId>>,
+    /// Jobs that must not remove the copies of directories which they are for: these go on.
+    copies: Mutex<BTreeSet<JobId>>,
     scrub_cursors: Mutex<BTreeMap<ServerId, ChunkId>>,
     /// Held by whoever runs jobs.
     jobs_turn: tokio::sync::Mutex<()>,
@@ -232,6 +234,7 @@ impl Larder {
                 checking: Checking::default(),
                 login_salt,
                 homes: Mutex::default(),
+                copies: Mutex::default(),
                 scrub_cursors: Mutex::default(),
                 jobs_turn: tokio::sync::Mutex::new(()),
                 jobs_wanted: tokio::sync::Notify::new(),
@@ -371,6 +374,10 @@ impl Inner {
 
     fn condemned_epochs(&self) -> MutexGuard<'_, BTreeMap<BlobId, u64>> {
         locked(&self.condemned_epochs)
+    }
+
+    fn copies(&self) -> MutexGuard<'_, BTreeSet<JobId>> {
+        locked(&self.copies)
     }
 
     fn scrub_cursors(&self) -> MutexGuard<'_, BTreeMap<ServerId, ChunkId>> {

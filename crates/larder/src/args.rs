@@ -471,13 +471,13 @@ pub(crate) struct SpaceSettings {
     /// Most bytes of old revisions and trash; `none` for no limit
     #[arg(long, value_name = "SIZE", value_parser = optional(size))]
     pub(crate) retained: Option<Unset<u64>>,
-    /// Old revisions kept of each file; `none` for all
+    /// Old revisions kept of each file; `none` for the server's setting
     #[arg(long, value_name = "N", value_parser = optional(number))]
     pub(crate) keep: Option<Unset<u64>>,
-    /// Days for which old revisions are kept; `none` for ever
+    /// Days for which old revisions are kept; `none` for the server's setting
     #[arg(long, value_name = "DAYS", value_parser = optional(number))]
     pub(crate) days: Option<Unset<u64>>,
-    /// Days for which the trash is kept; `none` for ever
+    /// Days for which the trash is kept; `none` for the server's setting
     #[arg(long, value_name = "DAYS", value_parser = optional(number))]
     pub(crate) trash_days: Option<Unset<u64>>,
     /// How contents are split: `whole`, a size such as 64MiB, or `stripe=6`

@@ -38,6 +38,11 @@ pub struct TxnSpec {
     pub delete: Vec<Bytes>,
     /// Commutative changes of counters. They never conflict with each other.
     pub merge: Vec<Merge>,
+    /// Whether this is a step towards giving room back (a delete, a mark for a purge, a step of a
+    /// job), or must be possible for one. An engine whose disk is full still accepts it, from a
+    /// reserve that no other spec can touch; what it writes itself should be small. It changes
+    /// nothing else, and an engine that knows no full disk ignores it.
+    pub frees: bool,
 }
 
 /// A name for a commit, and what its repetition shall be told.

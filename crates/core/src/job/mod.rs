@@ -117,7 +117,11 @@ impl Larder {
         let result = match &job.work {
             JobWork::Purge { space, item } => self.purge_item(id, *space, *item).await,
             JobWork::PurgeSpace { space } => self.purge_space(id, *space).await,
-            JobWork::Unstage { owner, .. } if *owner == self.inner.incarnation => return Ok(()),
+            JobWork::Unstage { owner, .. }
+                if *owner == self.inner.incarnation && self.inner.copies().contains(&id) =>
+            {
+                return Ok(());
+            }
             JobWork::Unstage { space, root, .. } => self.unstage(id, *space, *root).await,
         };
         let Err(error) = result else { return Ok(()) };

@@ -483,7 +483,7 @@ impl Model {
                 Some(id) => real.node == id,
                 None => (&real.path, real.dir, real.size) == (&item.path, item.dir, item.size),
             };
-            let Some(at) = left.iter().position(|real| fits(real)) else {
+            let Some(at) = left.iter().position(fits) else {
                 return Err(format!("trash should have {item:?}, has {real:#?}"));
             };
             self.same_item(item, left.swap_remove(at))?;

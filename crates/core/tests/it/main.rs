@@ -7,9 +7,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it does not expect")]
 
+mod blob;
 mod concurrent;
+mod faults;
+mod quota;
 mod revision;
 mod sequential;
+mod trash;
 mod tree;
 mod upload;
 

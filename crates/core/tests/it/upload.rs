@@ -98,8 +98,7 @@ async fn i_upl_3_of_uploads_that_demand_a_free_name_one_wins() {
     let fixture = racy(21).await;
     for round in 0..30 {
         let written = race(&fixture, 12, move |i, fixture| async move {
-            let new =
-                Conditions { if_none_match: Some(EtagSet::Any), ..Conditions::default() };
+            let new = Conditions { if_none_match: Some(EtagSet::Any), ..Conditions::default() };
             let body = Body::new(fresh_seed(), if i % 3 == 0 { LARGE } else { 10 });
             let at = format!("file-{round}");
             fixture.put_if(&at, body.bytes(), new).await.map(|written| (written, body))

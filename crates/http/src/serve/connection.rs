@@ -89,7 +89,8 @@ pub(super) async fn serve<S: Service>(
         let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
         let answer = begun.await;
         let mut response = answer.unwrap_or_else(|_| panicked(env, status));
-        if !remains.clear(env, drain).await {
+        // At a drain the order to close may come later than this answer.
+        if !remains.clear(env, drain).await || status.draining() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let guard = BusyGuard(pulse.clone());

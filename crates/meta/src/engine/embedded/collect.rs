@@ -127,7 +127,8 @@ impl Collector {
     }
 
     /// The disk is full: frees what can be freed, the deadest first. A segment's live values
-    /// need less room than the segment gives back, and there is always one to begin with.
+    /// need less room than the segment gives back; none is begun whose values find no place in
+    /// the part of the reserve that moves may use, so that none of it is spent for nothing.
     fn make_room(&mut self) {
         let sealed_before = lock(&self.shared.seals).back().copied();
         loop {
@@ -137,9 +138,10 @@ impl Collector {
             }
             let worth = |account: &Account| dead_percent(account) >= DEAD_PERCENT_FULL;
             let candidates = self.candidates();
+            let most = self.room_for_moves();
             let deadest = candidates
                 .iter()
-                .filter(|(_, account)| worth(account))
+                .filter(|(_, account)| worth(account) && moving_bytes(account) <= most)
                 .max_by_key(|(_, account)| dead_percent(account));
             if let Some((segment, account)) = deadest {
                 let (segment, account) = (*segment, *account);
@@ -247,6 +249,16 @@ impl Collector {
         self.empty.insert(segment, self.shared.tracker.visible());
         self.retire();
         true
+    }
+
+    /// Bytes of the log that moves may use on a full disk.
+    fn room_for_moves(&self) -> u64 {
+        let ready = lock(&self.shared.supply).ready.len() as u64;
+        let accounts = lock(&self.shared.accounts);
+        let last = accounts.values().next_back();
+        let room = last.map_or(0, |account| account.capacity.saturating_sub(account.used));
+        drop(accounts);
+        self.shared.room_for_moves(room, ready)
     }
 
     fn move_values(&self, sequence: u64, account: &Account) -> Result<Moved, String> {
@@ -376,6 +388,12 @@ enum Moved {
 /// What the file takes beyond its live values; nobody writes to a candidate any more.
 fn dead(account: &Account) -> u64 {
     account.capacity.saturating_sub(account.live)
+}
+
+/// Most bytes of the log that its live values take where they move to: keys, blocks that are not
+/// filled, and the end of a segment into which a move does not fit. Nothing if none is alive.
+fn moving_bytes(account: &Account) -> u64 {
+    if account.live == 0 { 0 } else { account.live + account.capacity / 16 }
 }
 
 fn dead_percent(account: &Account) -> u64 {

@@ -9,6 +9,10 @@
 //! Promises: I-META-1, I-META-2, I-META-4. After a write or sync whose outcome is unknown the
 //! engine stops (hazard C04): nothing can be known about what the disk holds.
 //!
+//! On a full disk (hazard B18) the log has a reserve of two whole segments: nothing but specs
+//! that free room, and the collector's moves, is accepted before it is touched, and moves leave
+//! room for a thousand more of the former. It is whole again before anything else is accepted.
+//!
 //! Crash: before the write, nothing happened; between write and sync, all of the group or
 //! nothing; after the sync, all of it, whether anyone was answered or not.
 //!
@@ -24,7 +28,7 @@ use super::{
     evaluate::{Frame, Group, Staged, State},
     record::{Checkpoint, ENTRY_OVERHEAD, Pointer, RECORD_OVERHEAD},
     shared::{Shared, Statistics, lock},
-    supply::{READY, RETRY},
+    supply::{RESERVE, RETRY},
     tables::Pair,
 };
 use crate::{
@@ -35,15 +39,8 @@ use crate::{
 /// Most bytes of one group: what is read, checked and rewritten at once.
 const GROUP_BYTES: usize = 4 << 20;
 
-/// A spec that deletes records may write this much besides when the disk is full.
-const FREEING_BYTES: usize = 64 << 10;
-
 /// As many times its size may the overlay grow while the disk is too full to flush it.
 const OVERLAYS_FULL: u64 = 4;
-
-/// A spec that writes no more than this may still be accepted when the disk is full, as long as
-/// most of the reserve is left.
-const SMALL_BYTES: usize = 4 << 10;
 
 /// What can be asked of the committer.
 #[derive(Debug)]
@@ -110,6 +107,20 @@ pub(super) struct Committer {
     last: u64,
     /// Bytes of the log that replay would read.
     unflushed: u64,
+    /// The reserve has been whole since the open, or there is nothing yet that it could free.
+    settled: bool,
+}
+
+/// What a record is for; decides what it may use of the room that is left when the disk is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Needs room of its own: refused while the disk is full, before the reserve is touched.
+    Add,
+    /// Moves values so that their segment goes: leaves some of the reserve, see
+    /// [`Shared::room_for_moves`].
+    Move,
+    /// Gives room back ([`TxnSpec::frees`]): may use all of the reserve.
+    Free,
 }
 
 /// What became of a request.
@@ -125,6 +136,7 @@ impl Committer {
         queue: mpsc::Receiver<Request>,
         writer: Writer,
         unflushed: u64,
+        settled: bool,
     ) -> Self {
         Self {
             state: State::new(Arc::clone(&shared)),
@@ -138,6 +150,7 @@ impl Committer {
             accepted: 0,
             last: 0,
             unflushed,
+            settled,
         }
     }
 
@@ -181,7 +194,7 @@ impl Committer {
                 self.finish_group();
                 if self.shared.status.failure().is_none() {
                     // Without a segment to go on in, it stays.
-                    let _rolled = self.roll(true);
+                    let _rolled = self.roll(Purpose::Move);
                 }
                 let _gone = answer.send(self.seal());
             }
@@ -192,8 +205,8 @@ impl Committer {
 
     fn take_commit(&mut self, waiting: Box<Waiting>) -> Taken {
         let bytes = record_bytes(&waiting.spec);
-        let freeing = frees_room(&waiting.spec);
-        match self.make_room(bytes, freeing) {
+        let purpose = if waiting.spec.frees { Purpose::Free } else { Purpose::Add };
+        match self.make_room(bytes, purpose) {
             Room::Here => {}
             Room::AfterGroup => return Taken::GroupFull(Request::Commit(waiting)),
             Room::None(error) => {
@@ -229,7 +242,7 @@ impl Committer {
         let overhead = ENTRY_OVERHEAD * 2;
         let bytes: usize =
             moves.values.iter().map(|m| m.pair.0.len() + m.value.len() + overhead).sum();
-        match self.make_room(bytes + RECORD_OVERHEAD, true) {
+        match self.make_room(bytes + RECORD_OVERHEAD, Purpose::Move) {
             Room::Here => {}
             Room::AfterGroup => return Taken::GroupFull(Request::Move(moves)),
             // Dropping the answer says that nothing was moved.
@@ -247,7 +260,7 @@ impl Committer {
     }
 
     /// Sees to it that a record of `bytes` fits behind what the group has.
-    fn make_room(&mut self, bytes: usize, freeing: bool) -> Room {
+    fn make_room(&mut self, bytes: usize, purpose: Purpose) -> Room {
         let status = &self.shared.status;
         if status.failure().is_some() {
             return Room::None(CommitError::Unavailable(status.unavailable()));
@@ -256,20 +269,27 @@ impl Committer {
         if whole > self.shared.options.segment_bytes as usize - BLOCK {
             return Room::None(crate::spec::SpecError::TooManyBytes(bytes).into());
         }
+        if purpose == Purpose::Add && !self.settled {
+            self.settle();
+        }
+        let wanted = self.batch.len() + bytes + BLOCK;
         if status.is_full() {
-            let overlay = self.shared.tables.overlay_bytes();
-            let small = bytes <= SMALL_BYTES && self.reserve_is_large();
             // The overlay stays bounded even if it cannot be flushed.
+            let overlay = self.shared.tables.overlay_bytes();
             let bounded = overlay < OVERLAYS_FULL * self.shared.options.overlay_bytes;
-            if !(freeing || small) || !bounded {
+            let permitted = match purpose {
+                Purpose::Add => false,
+                Purpose::Move => wanted as u64 <= self.room_for_moves(),
+                Purpose::Free => true,
+            };
+            if !permitted || !bounded {
                 return Room::None(CommitError::Full);
             }
         }
-        let wanted = self.batch.len() + bytes + BLOCK;
         if !self.batch.is_empty() && wanted > GROUP_BYTES.min(self.writer.room()) {
             return Room::AfterGroup;
         }
-        if wanted > self.writer.room() && !self.roll(freeing) {
+        if wanted > self.writer.room() && !self.roll(purpose) {
             return match self.shared.status.failure() {
                 Some(_) => Room::None(CommitError::Unavailable(self.shared.status.unavailable())),
                 None => Room::None(CommitError::Full),
@@ -278,15 +298,30 @@ impl Committer {
         Room::Here
     }
 
-    /// Whether small specs that free nothing may still be accepted on a full disk.
-    fn reserve_is_large(&self) -> bool {
-        let ready = lock(&self.shared.supply).ready.len() as u64;
-        let segment = self.shared.options.segment_bytes;
-        ready * segment + self.writer.room() as u64 > segment / 2
+    /// Waits until the reserve is whole, or the disk is known to be full: the process before may
+    /// have used the reserve up, and the first spec of this one must not add to that.
+    fn settle(&mut self) {
+        let status = &self.shared.status;
+        loop {
+            let seen = status.supplied.seen();
+            let whole = lock(&self.shared.supply).ready.len() >= RESERVE;
+            self.settled |= whole;
+            if whole || status.log_full.load(Ordering::Acquire) || status.failure().is_some() {
+                return;
+            }
+            status.supplied.wait(seen);
+        }
     }
 
-    /// Goes on in the next segment; `false` if there is none.
-    fn roll(&mut self, freeing: bool) -> bool {
+    /// Bytes of the log that moves may use on a full disk.
+    fn room_for_moves(&self) -> u64 {
+        let ready = lock(&self.shared.supply).ready.len() as u64;
+        self.shared.room_for_moves(self.writer.room() as u64, ready)
+    }
+
+    /// Goes on in the next segment; `false` if there is none for this purpose. As long as the
+    /// disk is not full the reserve stays whole, so whoever needs a segment waits for it.
+    fn roll(&mut self, purpose: Purpose) -> bool {
         let status = &self.shared.status;
         loop {
             let seen = status.supplied.seen();
@@ -295,7 +330,8 @@ impl Committer {
             }
             let mut supply = lock(&self.shared.supply);
             let full = status.log_full.load(Ordering::Acquire);
-            if (freeing || !full || supply.ready.len() >= READY)
+            let kept = if full && purpose != Purpose::Add { 0 } else { RESERVE };
+            if supply.ready.len() > kept
                 && let Some(segment) = supply.ready.pop_front()
             {
                 drop(supply);
@@ -462,11 +498,4 @@ fn record_bytes(spec: &TxnSpec) -> usize {
     let merges: usize = spec.merge.iter().map(|merge| merge.key.len() + 32 + entry).sum();
     let operation = spec.operation.as_ref().map_or(0, |op| op.outcome.len() + 18 + entry);
     RECORD_OVERHEAD + puts + deletes + merges + operation
-}
-
-/// Whether the spec is accepted when the disk is full: it removes records, and writes little
-/// besides (a tombstone, the trash's entry, the ledger).
-fn frees_room(spec: &TxnSpec) -> bool {
-    let put: usize = spec.put.iter().map(|(key, value)| key.len() + value.len()).sum();
-    !spec.delete.is_empty() && put <= FREEING_BYTES
 }

@@ -105,7 +105,7 @@ impl EmbeddedOptions {
         if self.segment_bytes == 0 {
             let existing = directory.ancestors().find(|path| path.is_dir());
             let space = fsx::space(existing.unwrap_or(Path::new(".")))?;
-            // Four segments' worth of a small disk is a sixteenth of it.
+            // Four segments' worth of a small disk is a sixteenth to an eighth of it.
             let fitting = (space.total / 64).max(1).next_power_of_two();
             self.segment_bytes = fitting.clamp(4 << 20, 64 << 20);
         }

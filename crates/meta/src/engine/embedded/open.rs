@@ -134,7 +134,11 @@ impl EmbeddedStore {
         adopt(&shared, &segments, &replayed.unused)?;
         let (sender, receiver) = mpsc::channel(QUEUE_SPECS);
         let writer = replayed.writer;
-        let committer = Committer::new(Arc::clone(&shared), receiver, writer, replayed.unflushed);
+        // In a new store nothing can be freed, and nobody should wait for its reserve.
+        let settled = replayed.last_commit == 0;
+        let unflushed = replayed.unflushed;
+        let committer =
+            Committer::new(Arc::clone(&shared), receiver, writer, unflushed, settled);
         let asked = Arc::new(Asked::default());
         let collector = Collector {
             shared: Arc::clone(&shared),

@@ -34,6 +34,10 @@ use crate::store::{MetaError, Source};
 /// Log segments that are kept open for reading.
 const OPEN_SEGMENTS: usize = 128;
 
+/// Bytes of the log that the collector's moves leave when the disk is full; less only if a
+/// segment is smaller.
+const KEPT_FOR_FREES: u64 = 4 << 20;
+
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -61,6 +65,16 @@ pub(super) struct Shared {
     pub(super) statistics: Statistics,
     /// The directory is ours.
     pub(super) _lock: DirectoryLock,
+}
+
+impl Shared {
+    /// Bytes of the log that the collector's moves may use on a full disk: they leave enough for
+    /// a thousand commits that free room, each of which takes a block.
+    pub(super) fn room_for_moves(&self, room: u64, ready: u64) -> u64 {
+        let segment = self.options.segment_bytes;
+        let kept = segment.min(KEPT_FOR_FREES);
+        (room + ready * segment).saturating_sub(kept)
+    }
 }
 
 /// Segments ready to be written, in order of their sequence.

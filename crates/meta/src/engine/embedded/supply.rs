@@ -1,7 +1,8 @@
 //! The thread that keeps segments ready, so that a commit never waits for one to be zeroed.
 //!
-//! Two are ready: one to continue in, and one that only commits which free room may use when
-//! the disk is full (hazard B18).
+//! Three are ready: one to continue in, and two that only what frees room may use when the disk
+//! is full (hazard B18). Two, because then one can be emptied while the other is being filled:
+//! specs that free room can go on without end as long as the tables can be written.
 //!
 //! Not here: who takes them (the committer), where spare files come from ([`super::collect`]).
 
@@ -16,7 +17,10 @@ use larder_disk::log::{Segment, SegmentHeader};
 use super::shared::{Shared, lock};
 
 /// Segments kept ready.
-pub(super) const READY: usize = 2;
+pub(super) const READY: usize = RESERVE + 1;
+
+/// Those of them that are the reserve for a full disk.
+pub(super) const RESERVE: usize = 2;
 
 /// Spare files kept; more are given back to the file system.
 const SPARES: usize = 1;
