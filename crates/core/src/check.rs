@@ -34,6 +34,9 @@ use crate::{
 /// Records read at once.
 const PAGE: usize = 1000;
 
+/// Blobs read at once: they bring their inline bytes.
+const BLOBS_PAGE: usize = 64;
+
 /// Blobs whose references are counted in one pass: 16 MiB of counts at most.
 const SLICE: u64 = 400_000;
 
@@ -62,15 +65,16 @@ struct Check<'a> {
 struct Pages {
     prefix: Bytes,
     after: Option<Bytes>,
+    limit: usize,
 }
 
 impl Pages {
     fn of(prefix: Bytes) -> Self {
-        Self { prefix, after: None }
+        Self { prefix, after: None, limit: PAGE }
     }
 
     async fn next(&mut self, snapshot: &dyn Snapshot) -> Result<Vec<(Bytes, Record)>> {
-        let page = txn::page(snapshot, &self.prefix, self.after.as_deref(), PAGE).await?;
+        let page = txn::page(snapshot, &self.prefix, self.after.as_deref(), self.limit).await?;
         if let Some((last, _)) = page.last() {
             self.after = Some(last.clone());
         }
@@ -465,7 +469,7 @@ impl Check<'_> {
         slice: u64,
         references: &mut BTreeMap<BlobId, u32>,
     ) -> Result<()> {
-        let mut pages = Pages::of(schema::blobs_prefix());
+        let mut pages = Pages { limit: BLOBS_PAGE, ..Pages::of(schema::blobs_prefix()) };
         loop {
             let page = pages.next(self.snapshot).await?;
             if page.is_empty() {

@@ -143,6 +143,8 @@ struct Inner {
     /// Jobs that must not remove the copies of directories which they are for: these go on.
     copies: Mutex<BTreeSet<JobId>>,
     scrub_cursors: Mutex<BTreeMap<ServerId, ChunkId>>,
+    /// When older revisions are looked at next, by the monotonic clock.
+    revisions_due: Mutex<Duration>,
     /// Held by whoever runs jobs.
     jobs_turn: tokio::sync::Mutex<()>,
     jobs_wanted: tokio::sync::Notify,
@@ -236,6 +238,7 @@ impl Larder {
                 homes: Mutex::default(),
                 copies: Mutex::default(),
                 scrub_cursors: Mutex::default(),
+                revisions_due: Mutex::default(),
                 jobs_turn: tokio::sync::Mutex::new(()),
                 jobs_wanted: tokio::sync::Notify::new(),
                 stop: AtomicBool::new(false),
@@ -378,6 +381,10 @@ impl Inner {
 
     fn copies(&self) -> MutexGuard<'_, BTreeSet<JobId>> {
         locked(&self.copies)
+    }
+
+    fn revisions_due(&self) -> MutexGuard<'_, Duration> {
+        locked(&self.revisions_due)
     }
 
     fn scrub_cursors(&self) -> MutexGuard<'_, BTreeMap<ServerId, ChunkId>> {

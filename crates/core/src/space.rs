@@ -212,6 +212,9 @@ impl Larder {
             }
             txn.put(schema::space_key(id), &space);
         });
+        // A new policy is looked at with the next round.
+        *self.inner.revisions_due() = std::time::Duration::ZERO;
+        self.wake_jobs();
         // Committed: what fails now must not be told as if nothing had happened.
         self.space(caller, &SpaceRef::Id(id)).await.map_err(Error::of_unknown_outcome)
     }

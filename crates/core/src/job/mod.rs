@@ -62,8 +62,11 @@ impl Larder {
                 if first {
                     self.reconcile_dead().await?;
                 }
-                if self.inner.staging.take_leaks() > 0 {
-                    self.reconcile_own().await?;
+                if self.inner.staging.take_leaks() > 0
+                    && let Err(error) = self.reconcile_own().await
+                {
+                    self.inner.staging.note_leak();
+                    return Err(error);
                 }
                 let passed = env.monotonic().saturating_sub(scrubbed);
                 if let Some(interval) = self.inner.config.scrub_interval

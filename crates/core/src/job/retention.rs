@@ -35,6 +35,9 @@ const ABSENCE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long nothing expires after an absence that is not believed.
 const ABSENCE_GRACE: Duration = Duration::from_secs(3600);
 
+/// Longest pause between two looks for revisions past their age.
+const REVISIONS_PAUSE_MAX: Duration = Duration::from_secs(3600);
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Larder {
@@ -50,22 +53,41 @@ impl Larder {
         if !self.time_is_believable(now).await? {
             return Ok(());
         }
+        // Looking for old revisions reads all of them: not at every round.
+        let uptime = self.inner.env.monotonic();
+        let revisions = uptime >= *self.inner.revisions_due();
+        let mut pause = REVISIONS_PAUSE_MAX;
         let prefix = schema::spaces_prefix();
         let mut after = None;
         loop {
             let snapshot = self.inner.meta.snapshot().await?;
             let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
             drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, record) in &page {
                 let id = SpaceId::from_bytes(schema::trailing_id(key)?);
                 let space: Space = schema::decode(key, &record.value)?;
                 if space.state == SpaceState::Enabled {
+                    let keep = self.revisions_age(&space);
+                    if let (true, Some(keep)) = (revisions, keep) {
+                        self.expire_revisions(id, Some((now, keep))).await?;
+                        pause = pause.min(keep / 10);
+                    }
                     self.retain_space(id, &space, now).await?;
                 }
             }
         }
+        if revisions {
+            *self.inner.revisions_due() = uptime + pause;
+        }
+        Ok(())
+    }
+
+    /// How long a space keeps older revisions; `None` is for ever.
+    fn revisions_age(&self, space: &Space) -> Option<Duration> {
+        let days = space.policy.versions_days.map(|days| DAY.saturating_mul(days));
+        days.or(self.inner.config.revisions_retention)
     }
 
     /// Whether the time since the last round is one that can have passed.
@@ -94,10 +116,6 @@ impl Larder {
         let trash_age = space.policy.trash_days.map(days).or(self.inner.config.trash_retention);
         if let Some(age) = trash_age {
             self.expire_trash(id, now, age).await?;
-        }
-        let keep = space.policy.versions_days.map(days).or(self.inner.config.revisions_retention);
-        if let Some(keep) = keep {
-            self.expire_revisions(id, Some((now, keep))).await?;
         }
         if let Some(limit) = space.limits.retained
             && self.retained(id).await? > limit

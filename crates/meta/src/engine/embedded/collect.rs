@@ -106,7 +106,9 @@ impl Collector {
             let candidates = self.candidates();
             let capacity: u64 = candidates.values().map(|account| account.capacity).sum();
             let dead: u64 = candidates.values().map(dead).sum();
-            let worth = dead * 100 > capacity * DEAD_PERCENT
+            // On a full disk `make_room` decides what moves.
+            let worth = !self.shared.status.is_full()
+                && dead * 100 > capacity * DEAD_PERCENT
                 && dead > DEAD_SEGMENTS * self.shared.options.segment_bytes;
             let deadest = candidates
                 .iter()
@@ -169,7 +171,10 @@ impl Collector {
             Request::Roll(answer)
         })?;
         for (segment, account) in self.candidates() {
-            if dead_percent(&account) >= DEAD_PERCENT_ASKED || account.live == 0 {
+            let worth = dead_percent(&account) >= DEAD_PERCENT_ASKED || account.live == 0;
+            let room = !self.shared.status.is_full()
+                || moving_bytes(&account) <= self.room_for_moves();
+            if worth && room {
                 self.empty_out(segment, &account);
             }
         }
@@ -393,7 +398,8 @@ fn dead(account: &Account) -> u64 {
 /// Most bytes of the log that its live values take where they move to: keys, blocks that are not
 /// filled, and the end of a segment into which a move does not fit. Nothing if none is alive.
 fn moving_bytes(account: &Account) -> u64 {
-    if account.live == 0 { 0 } else { account.live + account.capacity / 16 }
+    let live = account.live;
+    if live == 0 { 0 } else { live + live / 8 + account.capacity / 16 }
 }
 
 fn dead_percent(account: &Account) -> u64 {

@@ -261,6 +261,9 @@ impl Committer {
 
     /// Sees to it that a record of `bytes` fits behind what the group has.
     fn make_room(&mut self, bytes: usize, purpose: Purpose) -> Room {
+        if purpose == Purpose::Add && !self.settled {
+            self.settle();
+        }
         let status = &self.shared.status;
         if status.failure().is_some() {
             return Room::None(CommitError::Unavailable(status.unavailable()));
@@ -268,9 +271,6 @@ impl Committer {
         let whole = BATCH_HEADER + bytes + BLOCK;
         if whole > self.shared.options.segment_bytes as usize - BLOCK {
             return Room::None(crate::spec::SpecError::TooManyBytes(bytes).into());
-        }
-        if purpose == Purpose::Add && !self.settled {
-            self.settle();
         }
         let wanted = self.batch.len() + bytes + BLOCK;
         if status.is_full() {

@@ -111,12 +111,15 @@ impl EmbeddedStore {
             return Err(OpenError::Missing(format!("log in {}", directory.join("log").display())));
         }
         let tables = Tables::open(&directory.join("tables"), options.cache_bytes)?;
-        let replayed = replay::replay(&log, &segments, &tables, options.overlay_bytes)?;
+        let reserve = directory.join("reserve");
+        let give_up_reserve = || fsx::remove(&reserve, &options.faults).unwrap_or(false);
+        let replayed =
+            replay::replay(&log, &segments, &tables, options.overlay_bytes, &give_up_reserve)?;
         tables.number_after(replayed.last_commit);
         let next_sequence = segments.last().map_or(1, |last| last + 1);
         let shared = Arc::new(Shared {
             options,
-            reserve: directory.join("reserve"),
+            reserve,
             env: env.clone(),
             tables,
             tracker: Tracker::default(),

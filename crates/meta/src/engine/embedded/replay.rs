@@ -17,7 +17,7 @@ use larder_disk::log::{
 use super::{
     OpenError,
     record::{Account, Checkpoint, Entry, POINTER_BYTES, Pointer, Raw, read_payload},
-    tables::Tables,
+    tables::{Tables, is_full},
 };
 
 /// What replay found.
@@ -37,6 +37,8 @@ struct Replay<'a> {
     directory: &'a LogDirectory,
     tables: &'a Tables,
     overlay_bytes: u64,
+    /// Gives up the room that is kept for the tables; whether there was any.
+    give_up_reserve: &'a dyn Fn() -> bool,
     accounts: BTreeMap<u64, Account>,
     last_commit: u64,
     unflushed: u64,
@@ -49,6 +51,7 @@ pub(super) fn replay(
     segments: &[u64],
     tables: &Tables,
     overlay_bytes: u64,
+    give_up_reserve: &dyn Fn() -> bool,
 ) -> Result<Replayed, OpenError> {
     let checkpoint = match tables.checkpoint()? {
         Some(Ok(checkpoint)) => checkpoint,
@@ -60,6 +63,7 @@ pub(super) fn replay(
         directory,
         tables,
         overlay_bytes,
+        give_up_reserve,
         accounts: checkpoint.accounts.iter().copied().collect(),
         last_commit: tables.durable(),
         unflushed: 0,
@@ -245,7 +249,21 @@ impl Replay<'_> {
             accounts: self.accounts.iter().map(|(s, a)| (*s, *a)).collect(),
         };
         self.tables.seal(&checkpoint);
-        self.tables.flush(self.last_commit)?;
+        loop {
+            let floor = self.tables.next_table();
+            match self.tables.flush(self.last_commit) {
+                Ok(()) => break,
+                Err(error) if is_full(&error) => {
+                    // On a full disk it stays in memory, as it was in the process before; who
+                    // flushes when the store is open tries it again.
+                    let _some_stay = self.tables.remove_leftovers(floor, self.last_commit);
+                    if !(self.give_up_reserve)() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         self.replay_from = segment.sequence();
         self.unflushed = 0;
         Ok(())
