@@ -33,6 +33,8 @@ impl Larder {
                 }
                 None => txn.hold_absent(key.clone()),
             }
+            // Without it no job could free anything.
+            txn.frees();
             txn.put(key.clone(), &Lease { holder: own, until: txn.now.after(ttl) });
         });
         Ok(true)

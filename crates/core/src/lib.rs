@@ -348,6 +348,8 @@ async fn become_incarnation(
     }
     instance.incarnation = Incarnation(instance.incarnation.0 + 1);
     instance.servers = stores.all().iter().map(|store| store.server()).collect();
+    // Else a full disk could not be emptied after a restart.
+    txn.frees();
     txn.hold(key.clone(), version);
     txn.put(key, &instance);
     txn.put(larder_meta::spec::incarnation_key(instance.incarnation), &());

@@ -114,6 +114,7 @@ impl Larder {
                 return Err(Error::new(ErrorKind::Conflict, detail));
             }
             let old = self.revision_state(&txn, id, &found, revision).await?;
+            txn.frees();
             remove_older(&mut txn, id, &space, &found, &[old]).await?;
         });
         self.wake_jobs();

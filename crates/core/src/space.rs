@@ -255,6 +255,7 @@ impl Larder {
 
     /// Marks a space as going and queues the job that removes it.
     pub(crate) fn condemn_space(&self, txn: &mut Txn, id: SpaceId, space: Space) {
+        txn.frees();
         txn.delete(schema::space_name_key(&space.name));
         let space = Space { state: SpaceState::Purging, ..space };
         txn.put(schema::space_key(id), &space);

@@ -61,6 +61,7 @@ impl Larder {
             found.parent.hold(&mut txn).await?;
             let key = schema::dirent_key(id, found.parent.dir(), &found.name);
             txn.delete(key);
+            txn.frees();
             self.trash_entry(&mut txn, caller, &space, &found).await?
         });
         Ok(item)
@@ -326,6 +327,7 @@ impl Larder {
         trashed: Stored<Trashed>,
     ) {
         let key = schema::trash_key(id, item);
+        txn.frees();
         txn.hold(key.clone(), trashed.version);
         txn.put(key, &Trashed { purging: true, ..trashed.value });
         self.queue_job(txn, JobWork::Purge { space: id, item });

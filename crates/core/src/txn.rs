@@ -120,6 +120,11 @@ impl Txn {
         self.spec.delete.push(key);
     }
 
+    /// Says that this gives room back, or leads to it: it is accepted on a full disk (B18).
+    pub(crate) fn frees(&mut self) {
+        self.spec.frees = true;
+    }
+
     /// Marks that an authority record of the space changes, once however many do.
     pub(crate) fn touch_topology(&mut self, space: SpaceId) {
         let key = schema::topology_key(space);

@@ -153,6 +153,7 @@ impl Larder {
                 require_another_admin(&mut txn, id).await?;
             }
             let key = schema::user_key(id);
+            txn.frees();
             txn.hold(key.clone(), stored.version);
             txn.delete(key);
             txn.delete(schema::user_name_key(&stored.value.name));
@@ -233,6 +234,8 @@ impl Larder {
             let record = txn.get::<ApiKey>(&schema::api_key_key(key)).await?;
             let record = record.filter(|record| record.value.user == owner);
             let record = record.ok_or_else(|| Error::not_found("key"))?;
+            // A full disk must keep nobody's key alive.
+            txn.frees();
             txn.hold(schema::api_key_key(key), record.version);
             txn.delete(schema::api_key_key(key));
             txn.delete(schema::user_api_key_key(owner, key));

@@ -66,8 +66,10 @@ impl Larder {
         let mut marked = Vec::with_capacity(blobs.len());
         for batch in blobs.chunks(MARK_BATCH) {
             failpoint::reach("collect.condemned");
-            let (deleting, _) =
-                transact!(self, None, |txn| { mark_deleting(&mut txn, batch).await? });
+            let (deleting, _) = transact!(self, None, |txn| {
+                txn.frees();
+                mark_deleting(&mut txn, batch).await?
+            });
             marked.extend(deleting);
         }
         failpoint::reach("collect.deleting");
@@ -84,6 +86,7 @@ impl Larder {
         failpoint::reach("collect.bytes-deleted");
         for batch in blobs.chunks(MARK_BATCH) {
             transact!(self, None, |txn| {
+                txn.frees();
                 for id in batch {
                     txn.delete(schema::blob_key(*id));
                     txn.delete(schema::condemned_key(*id));
@@ -120,6 +123,7 @@ impl Larder {
                 }
                 removed += self.reconcile(&**store, owner).await?;
                 transact!(self, None, |txn| {
+                    txn.frees();
                     txn.put(key.clone(), &());
                 });
             }

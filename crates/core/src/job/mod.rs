@@ -144,6 +144,7 @@ impl Larder {
                 detail: Some(error.to_string()),
                 ..stored.value
             };
+            txn.frees();
             txn.put(key, &failed);
         });
         Ok(())

@@ -73,6 +73,7 @@ impl Larder {
         let key = schema::trash_key(id, item);
         loop {
             let (done, _) = transact!(self, id, |txn| {
+                txn.frees();
                 let Some(stored) = txn.get::<Trashed>(&key).await? else { return Ok(()) };
                 let Stored { value: mut trashed, version } = stored;
                 let node = trashed.node;
@@ -108,6 +109,7 @@ impl Larder {
     pub(crate) async fn unstage(&self, job: JobId, id: SpaceId, root: NodeId) -> Result<()> {
         let key = schema::authority_key(id, root);
         transact!(self, id, |txn| {
+            txn.frees();
             match txn.get::<Authority>(&key).await? {
                 Some(found) if found.value.state == DirState::Staging => {
                     txn.hold(key.clone(), found.version);
@@ -147,6 +149,7 @@ impl Larder {
 
     async fn finish_job(&self, job: JobId) -> Result<()> {
         transact!(self, None, |txn| {
+            txn.frees();
             txn.delete(schema::job_key(job));
         });
         Ok(())
@@ -165,6 +168,7 @@ impl Larder {
         let mut batches = 0u64;
         while let Some(level) = levels.last() {
             let (step, _) = transact!(self, id, |txn| {
+                txn.frees();
                 let step = self.purge_step(&mut txn, id, &levels, level, counted).await?;
                 if step == Step::Removed && levels.len() == 1 {
                     last(&mut txn);
@@ -194,6 +198,7 @@ impl Larder {
 
     async fn note_progress(&self, job: JobId, batches: u64) -> Result<()> {
         transact!(self, None, |txn| {
+            txn.frees();
             let key = schema::job_key(job);
             let Some(stored) = txn.get::<Job>(&key).await? else { return Ok(()) };
             txn.hold(key.clone(), stored.version);

@@ -105,6 +105,7 @@ impl Larder {
             if last.as_ref().is_some_and(|last| now.since(last.value) < DAY / 24) {
                 return Ok(true);
             }
+            txn.frees();
             txn.put(key.clone(), &now);
             true
         });
@@ -248,6 +249,7 @@ impl Larder {
                 if old.is_empty() {
                     return Ok(());
                 }
+                txn.frees();
                 revision::remove_older(&mut txn, id, &space.value, &found, &old).await?;
                 old.len()
             });

@@ -130,7 +130,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// Waits until the store has made all the segments that it keeps ready.
 async fn supplied(store: &EmbeddedStore) {
-    while statistic(store, "log_segments_ready") < 2 {
+    while statistic(store, "log_segments_ready") < 3 {
         tokio::task::yield_now().await;
     }
 }
@@ -376,6 +376,7 @@ async fn a_full_disk_refuses_what_needs_room_takes_deletes_and_recovers() {
     for number in kept.drain(..20) {
         let mut spec = delete(&format!("{number:04}"));
         spec.put.push((format!("trash/{number}").into(), body(number, 300)));
+        spec.frees = true;
         store.commit(spec).await.unwrap();
     }
     for number in &kept {
@@ -395,6 +396,72 @@ async fn a_full_disk_refuses_what_needs_room_takes_deletes_and_recovers() {
     }
     drop(store);
     assert_eq!(get(&open(directory.path()), "again").await, Some(body(1, 60_000)));
+}
+
+/// What the log's reserve promises while no new file can be made: everything else is refused,
+/// marks that only put are accepted like deletes, and their number is not bounded by the reserve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_specs_that_free_room_go_on_for_ever_and_nothing_else_uses_their_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let faults = Faults::new(Vec::new());
+    let options = EmbeddedOptions { faults: faults.clone(), ..small() };
+    let store = open_with(directory.path(), options.clone()).unwrap();
+    supplied(&store).await;
+    let full = vec![
+        Rule::always(DiskOp::Allocate, "", Fault::NoSpace),
+        Rule::always(DiskOp::Open, ".new", Fault::NoSpace),
+    ];
+    faults.set(full.clone());
+    let mut kept = 0;
+    let refused = loop {
+        match store.commit(put(&format!("{kept:04}"), body(kept, 60_000))).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+        assert!(kept < 1000);
+    };
+    assert!(matches!(refused, CommitError::Full), "{refused:?}");
+    let reserve = || statistic(&store, "log_segments_ready");
+    assert_eq!(reserve(), 2, "the reserve is whole when the first spec is refused");
+    for number in 0..500u64 {
+        let length = if number % 2 == 0 { 10 } else { 60_000 };
+        let mut spec = put("other", body(number, length));
+        spec.delete.push("nothing".into());
+        let other = store.commit(spec).await;
+        assert!(matches!(other, Err(CommitError::Full)), "{number}: {other:?}");
+    }
+    assert_eq!(reserve(), 2, "what is refused uses nothing");
+    // Each of them takes a block: these are ten segments' worth, five times the reserve, of
+    // marks that delete nothing and are too large to be taken for bookkeeping.
+    let mark = |number: u64, length| TxnSpec {
+        frees: true,
+        ..put(&format!("mark {}", number % 50), body(number, length))
+    };
+    for number in 0..5_000 {
+        let length = if number % 100 == 0 { 25_000 } else { 300 };
+        let marked = store.commit(mark(number, length)).await;
+        assert!(marked.is_ok(), "{number}: {marked:?}");
+    }
+    // The same holds for a process that finds its disk full when it starts.
+    drop(store);
+    let store = open_with(directory.path(), options).unwrap();
+    let other = store.commit(put("other", "x")).await;
+    assert!(matches!(other, Err(CommitError::Full)), "{other:?}");
+    for number in 0..kept {
+        let value = get(&store, &format!("{number:04}")).await;
+        assert_eq!(value, Some(body(number, 60_000)));
+        let spec = TxnSpec { frees: true, ..delete(&format!("{number:04}")) };
+        store.commit(spec).await.unwrap();
+    }
+    faults.clear();
+    let mut tries = 0;
+    while let Err(error) = store.commit(put("other", body(1, 60_000))).await {
+        assert!(matches!(error, CommitError::Full), "{error:?}");
+        tries += 1;
+        assert!(tries < 1_000_000, "it recovers by itself");
+        tokio::task::yield_now().await;
+    }
+    assert!(statistic(&store, "log_segments_ready") >= 2, "the reserve comes first");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -439,10 +506,10 @@ async fn compacting_gives_back_room_and_keeps_every_live_value() {
     // The second run sees what became free by the first.
     store.compact().await.unwrap();
     let left = statistic(&store, "log_bytes");
-    // Besides what is alive: the one being written, two ready, one spare.
+    // Besides what is alive: the one being written, three ready, one spare.
     let live = statistic(&store, "log_live_bytes");
     assert_eq!(live, 50 * 100_000);
-    assert!(left <= live + (6 << 20) + (4 << 20), "{left} of {full} bytes left for {live}");
+    assert!(left <= live + (6 << 20) + (6 << 20), "{left} of {full} bytes left for {live}");
     let after = store.snapshot().await.unwrap().get(b"key 150").await.unwrap();
     assert_eq!(before, after, "moving a value changes neither it nor its version");
     for (i, key) in keys.iter().enumerate() {

@@ -172,8 +172,8 @@ impl Collector {
         })?;
         for (segment, account) in self.candidates() {
             let worth = dead_percent(&account) >= DEAD_PERCENT_ASKED || account.live == 0;
-            let room = !self.shared.status.is_full()
-                || moving_bytes(&account) <= self.room_for_moves();
+            let room =
+                !self.shared.status.is_full() || moving_bytes(&account) <= self.room_for_moves();
             if worth && room {
                 self.empty_out(segment, &account);
             }

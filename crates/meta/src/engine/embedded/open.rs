@@ -140,8 +140,7 @@ impl EmbeddedStore {
         // In a new store nothing can be freed, and nobody should wait for its reserve.
         let settled = replayed.last_commit == 0;
         let unflushed = replayed.unflushed;
-        let committer =
-            Committer::new(Arc::clone(&shared), receiver, writer, unflushed, settled);
+        let committer = Committer::new(Arc::clone(&shared), receiver, writer, unflushed, settled);
         let asked = Arc::new(Asked::default());
         let collector = Collector {
             shared: Arc::clone(&shared),
