@@ -20,7 +20,7 @@ use crate::{
 /// What a data folder may take beyond the bytes it refers to, once collected: the segments of
 /// the log (in use and recycled), the tables with what they have not yet compacted, and a few
 /// blocks of rounding per chunk. The documents state the same figure.
-pub const SLACK_BYTES: u64 = 320 << 20;
+pub const SLACK_BYTES: u64 = 256 << 20;
 
 /// What a chunk file may take beyond its content: its head, checksums and rounding to blocks.
 pub const CHUNK_SLACK_BYTES: u64 = 64 << 10;

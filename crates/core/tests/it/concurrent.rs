@@ -10,11 +10,11 @@ use std::sync::{
 };
 
 use larder_core::testing::{
-    Body, Driver, Model, Op,
+    Body, Driver, Fixture, Model, Op,
     generate::{Draft, Mix, draft},
     history::{Call, explain},
 };
-use proptest::{collection::vec, test_runner::TestRunner};
+use proptest::{collection::vec, strategy::Strategy, test_runner::TestRunner};
 use tokio::sync::Barrier;
 
 use super::{cases, fresh_seed, racy, runtime, sequential::finish};
@@ -69,8 +69,8 @@ async fn run(driver: &Driver, model: &Model, tasks: Vec<Vec<Op>>) -> Vec<Call> {
 /// A case: what comes first, one after the other, and then rounds of tasks.
 type Case = (Vec<Draft>, Vec<Vec<Vec<Draft>>>);
 
-async fn is_linearizable(mix: Mix, (prelude, rounds): Case, seed: u64) {
-    let driver = Driver::new(racy(seed).await, mix.spaces).await;
+async fn is_linearizable(mix: Mix, (prelude, rounds): Case, fixture: Fixture) {
+    let driver = Driver::new(fixture, mix.spaces).await;
     let mut model = Model::new(mix.spaces);
     for draft in &prelude {
         let op = aim(draft, &model);
@@ -125,16 +125,21 @@ async fn is_linearizable(mix: Mix, (prelude, rounds): Case, seed: u64) {
     }
 }
 
+fn case(mix: Mix) -> impl Strategy<Value = Case> {
+    let task = || vec(draft(mix), 1..3);
+    (vec(draft(mix), 4..14), vec(vec(task(), 2..5), 1..4))
+}
+
 fn check(mix: Mix, count: u32) {
     let runtime = runtime();
     let mut runner = TestRunner::new(cases(count));
-    let task = || vec(draft(mix), 1..3);
-    let case = (vec(draft(mix), 4..14), vec(vec(task(), 2..5), 1..4));
     let run = |case: Case| {
-        runtime.block_on(is_linearizable(mix, case, fresh_seed()));
+        runtime.block_on(async {
+            is_linearizable(mix, case, racy(fresh_seed()).await).await;
+        });
         Ok(())
     };
-    runner.run(&case, run).unwrap();
+    runner.run(&case(mix), run).unwrap();
 }
 
 #[test]
@@ -145,4 +150,19 @@ fn operations_at_once_are_linearizable() {
 #[test]
 fn operations_at_once_in_limited_spaces_are_linearizable() {
     check(Mix { spaces: 2, limits: true, long: false }, 100);
+}
+
+#[test]
+fn operations_at_once_on_the_engines_with_files_are_linearizable() {
+    let runtime = runtime();
+    let mut runner = TestRunner::new(cases(10));
+    let mix = Mix { spaces: 1, limits: false, long: false };
+    let run = |case: Case| {
+        let directory = tempfile::tempdir().unwrap();
+        runtime.block_on(async {
+            is_linearizable(mix, case, Fixture::embedded(directory.path()).await).await;
+        });
+        Ok(())
+    };
+    runner.run(&case(mix), run).unwrap();
 }

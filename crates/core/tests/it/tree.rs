@@ -233,20 +233,25 @@ async fn i_tree_4_sizes_are_exact_after_everything_at_once() {
     fixture.assert_clean().await;
 }
 
-/// Uploads into a directory while it is deleted: what was acknowledged is in what was deleted,
-/// or in a directory of that name that came after.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn i_tree_5_nothing_is_acknowledged_into_a_directory_that_is_deleted() {
-    let fixture = racy(11).await;
-    for round in 0..6 {
-        let dir = format!("d{round}");
+/// Uploads into a directory, so many levels below one, while that is deleted: what was
+/// acknowledged is in what was deleted.
+async fn uploads_into_what_is_deleted(seed: u64, depth: usize, uploads: usize, rounds: usize) {
+    let fixture = racy(seed).await;
+    for round in 0..rounds {
+        let top = format!("d{round}");
+        let mut dir = top.clone();
+        for _ in 0..depth.div_ceil(25) {
+            // Thirty at a time are made at most.
+            dir = format!("{dir}/{}", vec!["x"; 25].join("/"));
+            fixture.mkdir(&dir).await;
+        }
         fixture.mkdir(&dir).await;
-        let name = dir.clone();
-        let answers = race(&fixture, 51, move |i, fixture| {
-            let dir = name.clone();
+        let names = (top.clone(), dir.clone());
+        let answers = race(&fixture, uploads + 1, move |i, fixture| {
+            let (top, dir) = names.clone();
             async move {
-                if i == 50 {
-                    return fixture.rm(&dir).await.map(|item| (i, Some(item.item)));
+                if i == uploads {
+                    return fixture.rm(&top).await.map(|item| (i, Some(item.item)));
                 }
                 let options = larder_core::UploadOptions::default();
                 // Every fifth body is one of chunks.
@@ -265,8 +270,12 @@ async fn i_tree_5_nothing_is_acknowledged_into_a_directory_that_is_deleted() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}"),
             }
         }
-        assert!(fixture.stat(&dir).await.is_err());
+        assert!(fixture.stat(&top).await.is_err());
         fixture.settle().await;
+        fixture.assert_sound().await;
+        let usage = fixture.usage().await;
+        let deleted = fixture.trash().await[0].size;
+        assert_eq!((usage.live, usage.retained), (0, deleted), "none came after the delete");
         fixture.restore(item.unwrap()).await.unwrap();
         let found: BTreeSet<usize> = fixture
             .tree(&dir)
@@ -279,8 +288,22 @@ async fn i_tree_5_nothing_is_acknowledged_into_a_directory_that_is_deleted() {
             let bytes = fixture.get(&format!("{dir}/{i}")).await.unwrap();
             assert!(bytes.iter().all(|byte| *byte == i as u8));
         }
+        let item = fixture.rm(&top).await.unwrap().item;
+        fixture.purge(item).await.unwrap();
+        fixture.settle().await;
     }
     fixture.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i_tree_5_nothing_is_acknowledged_into_a_directory_that_is_deleted() {
+    uploads_into_what_is_deleted(11, 0, 50, 6).await;
+}
+
+/// Deeper than what a transaction compares directory by directory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i_tree_5_nothing_is_acknowledged_far_below_a_directory_that_is_deleted() {
+    uploads_into_what_is_deleted(19, 50, 20, 12).await;
 }
 
 /// One of two files is there in every state; so it is in every copy.
@@ -487,4 +510,47 @@ async fn i_space_3_of_many_spaces_of_one_name_one_is_made() {
     let all = ListOptions::default();
     assert_eq!(fixture.larder.spaces(&fixture.root, &all).await.unwrap().entries.len(), 30);
     fixture.assert_clean().await;
+}
+
+/// Uploads, directories and copies into a space while it is deleted: all that was acknowledged
+/// goes with it, nothing comes after, and nothing of it stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_stays_of_a_space_that_is_deleted_while_it_is_used() {
+    let fixture = racy(18).await;
+    for round in 0..10 {
+        let space = fixture.space(&format!("going-{round}"), SpaceLimits::default()).await;
+        let options = larder_core::UploadOptions { parents: true, ..Default::default() };
+        for at in ["dir/a", "dir/b", "dir/sub/c"] {
+            fixture.upload(&space, at, vec![1; 150_000], options.clone()).await.unwrap();
+        }
+        let answers = race(&fixture, 20, |i, fixture| {
+            let (space, options) = (space.clone(), options.clone());
+            async move {
+                let at = format!("new-{i}");
+                match i {
+                    0 => fixture.larder.delete_space(&fixture.root, &space).await,
+                    1..4 => {
+                        let (from, to) = (path("dir"), path(&at));
+                        let to = (&space, &to);
+                        fixture
+                            .larder
+                            .copy_entry(&fixture.root, (&space, &from), to, false)
+                            .await
+                            .map(drop)
+                    }
+                    _ => {
+                        let bytes = vec![1; if i % 2 == 0 { 150_000 } else { 10 }];
+                        fixture.upload(&space, &at, bytes, options).await.map(drop)
+                    }
+                }
+            }
+        })
+        .await;
+        assert!(answers[0].is_ok(), "{:?}", answers[0]);
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+        }
+        let report = fixture.assert_clean().await;
+        assert_eq!((report.counts.spaces, report.counts.blobs), (0, 0));
+    }
 }

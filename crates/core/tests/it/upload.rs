@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use larder_base::{ErrorKind, digest::Sha256};
 use larder_core::{
-    Conditions, EtagSet, SpaceRef, UploadOptions,
+    Conditions, EtagSet, SpaceRef, UploadOptions, UserChange, UserRef,
     testing::{Body, Fixture},
 };
 
@@ -180,4 +180,21 @@ async fn a_large_upload_follows_its_directory_when_that_is_moved() {
     assert_eq!(written.entry.path.to_string(), "b/file");
     assert!(fixture.get("b/file").await.unwrap() == body);
     fixture.assert_clean().await;
+}
+
+/// A right that is taken while the body comes is not used when it commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_upload_of_a_user_who_is_disabled_meanwhile_is_refused() {
+    let fixture = Fixture::new().await;
+    let user = fixture.user("alice").await;
+    let options = UploadOptions { length: Some(u64::from(LARGE)), ..UploadOptions::default() };
+    let home = SpaceRef::Home;
+    let at = larder_core::testing::fixture::path("file");
+    let mut upload = fixture.larder.open_upload(&user, &home, &at, options).await.unwrap();
+    upload.write(Body::new(fresh_seed(), LARGE).bytes()).await.unwrap();
+    let change = UserChange { disabled: Some(true), ..UserChange::default() };
+    let alice = UserRef::Id(user.user);
+    fixture.larder.change_user(&fixture.root, &alice, change).await.unwrap();
+    assert_eq!(upload.commit().await.unwrap_err().kind(), ErrorKind::Unauthenticated);
+    assert_eq!(fixture.assert_clean().await.counts.blobs, 0);
 }

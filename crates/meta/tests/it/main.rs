@@ -7,6 +7,7 @@
 
 mod decorators;
 mod embedded;
+mod full;
 mod kept;
 mod mutants;
 

@@ -71,7 +71,7 @@ pub struct EmbeddedOptions {
     /// Memory for blocks of tables.
     pub cache_bytes: u64,
     /// Size of new log segments; at least 2 MiB, below 4 GiB, a multiple of 4 KiB. 0 fits it to
-    /// the file system: 64 MiB, less on small ones.
+    /// the file system: 32 MiB, less on small ones.
     pub segment_bytes: u64,
     /// The overlay is written to the tables when it has this size. Up to four times as much is
     /// in memory: one part that grows, two that wait, one that was just written; and up to
@@ -107,7 +107,7 @@ impl EmbeddedOptions {
             let space = fsx::space(existing.unwrap_or(Path::new(".")))?;
             // Four segments' worth of a small disk is a sixteenth to an eighth of it.
             let fitting = (space.total / 64).max(1).next_power_of_two();
-            self.segment_bytes = fitting.clamp(4 << 20, 64 << 20);
+            self.segment_bytes = fitting.clamp(4 << 20, 32 << 20);
         }
         let blocks = larder_disk::log::BLOCK as u64;
         self.segment_bytes = self
