@@ -71,30 +71,51 @@ async fn i_quo_1_meters_count_revisions_and_trash_where_they_belong() {
     fixture.assert_clean().await;
 }
 
-/// So many of fifty uploads as fit, small and large, of known length and not; nobody ever sees
-/// more than the limit.
+/// Fifty uploads at once, small or large, and one who looks: nobody ever sees more than the
+/// limit.
+async fn uploads(seed: u64, size: u32, sized: bool) -> (Fixture, u64, usize) {
+    let limit = u64::from(size) * 17 + u64::from(size) / 2;
+    let fixture = racy(seed).await;
+    fixture.limit(Some(limit)).await;
+    let answers = race(&fixture, 51, move |i, fixture| async move {
+        if i == 50 {
+            for _ in 0..200 {
+                assert!(fixture.usage().await.live <= limit);
+            }
+            return Ok(());
+        }
+        let at = format!("d{}/f{i}", i % 4);
+        match sized {
+            true => fixture.put(&at, body(size)).await.map(drop),
+            false => put_unsized(&fixture, &format!("f{i}"), body(size)).await,
+        }
+    })
+    .await;
+    let won = count(&answers[..50]);
+    assert_eq!(fixture.usage().await.live, won as u64 * u64::from(size));
+    (fixture, limit, won)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i_quo_2_of_uploads_at_once_as_many_win_as_fit() {
     for (seed, size) in [(50, 1_000), (51, 150_000)] {
-        let limit = u64::from(size) * 17 + u64::from(size) / 2;
-        let fixture = racy(seed).await;
-        fixture.limit(Some(limit)).await;
-        let answers = race(&fixture, 51, move |i, fixture| async move {
-            if i == 50 {
-                for _ in 0..200 {
-                    assert!(fixture.usage().await.live <= limit);
-                }
-                return Ok(());
-            }
-            match i % 3 {
-                0 => put_unsized(&fixture, &format!("f{i}"), body(size)).await,
-                _ => fixture.put(&format!("d/f{i}"), body(size)).await.map(drop),
-            }
-        })
-        .await;
-        assert!(answers[50].is_ok());
-        assert_eq!(count(&answers[..50]), 17, "as many as fit");
-        assert_eq!(fixture.usage().await.live, 17 * u64::from(size));
+        let (fixture, limit, won) = uploads(seed, size, true).await;
+        assert_eq!(won, 17, "as many as fit");
+        fills_up_to(&fixture, limit).await;
+        fixture.assert_clean().await;
+    }
+}
+
+/// Uploads of unknown length are promised their room piece by piece, so that two may stop each
+/// other; what is left is there for the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i_quo_2_uploads_of_unknown_length_at_once_stay_below_the_limit() {
+    for (seed, size) in [(58, 1_000), (59, 150_000)] {
+        let (fixture, limit, won) = uploads(seed, size, false).await;
+        assert!(won <= 17);
+        for i in won..17 {
+            put_unsized(&fixture, &format!("next-{i}"), body(size)).await.unwrap();
+        }
         fills_up_to(&fixture, limit).await;
         fixture.assert_clean().await;
     }
@@ -109,15 +130,37 @@ async fn i_quo_2_overwrites_at_once_are_charged_by_what_they_add() {
         }
         let limit = u64::from(unit) * 15;
         fixture.limit(Some(limit)).await;
-        let answers = race(&fixture, 50, move |i, fixture| async move {
+        // One for each: five can grow.
+        let grow = move |i: usize, fixture: Fixture| async move {
             fixture.put(&format!("f{}", i % 10), body(2 * unit)).await
-        })
-        .await;
-        count(&answers);
-        // Five could grow, and every one of the ten has been asked to.
+        };
+        assert_eq!(count(&race(&fixture, 10, grow).await), 5);
+        assert_eq!(fixture.usage().await.live, limit);
+        // Many for each: those that have grown can be overwritten, and only those.
+        let answers = race(&fixture, 50, grow).await;
+        assert_eq!(count(&answers), 25);
         assert_eq!(fixture.usage().await.live, limit);
         fixture.assert_clean().await;
     }
+}
+
+/// More is promised to many overwrites of one file than they will take; it is given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i_quo_2_overwrites_of_one_file_at_once_leave_room_for_others_afterwards() {
+    let fixture = racy(64).await;
+    fixture.limit(Some(1_000)).await;
+    for round in 0..10 {
+        let answers = race(&fixture, 8, move |i, fixture| async move {
+            fixture.put(&format!("f{round}"), body(50 + i as u32)).await
+        })
+        .await;
+        count(&answers);
+        let usage = fixture.usage().await;
+        assert_eq!(usage.reserved, 0);
+        assert!((50 * (round + 1)..58 * (round + 1)).contains(&usage.live));
+    }
+    fills_up_to(&fixture, 1_000).await;
+    fixture.assert_clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
