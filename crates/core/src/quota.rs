@@ -124,8 +124,11 @@ impl Larder {
     ) -> Result<()> {
         match &mut txn.reservation {
             Some(reservation) => {
-                let more = bytes.saturating_sub(reservation.bytes);
-                self.extend_reservation(reservation, more).await
+                // What the file replaced may have grown since: others may have the surplus.
+                let surplus = reservation.bytes.saturating_sub(bytes);
+                self.inner.reservations.change(id, |promised| promised.saturating_sub(surplus));
+                reservation.bytes -= surplus;
+                self.extend_reservation(reservation, bytes - reservation.bytes).await
             }
             None => {
                 txn.reservation = Some(self.reserve(id, space, bytes).await?);

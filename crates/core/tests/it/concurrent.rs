@@ -77,9 +77,9 @@ async fn is_linearizable(mix: Mix, (prelude, rounds): Case, fixture: Fixture) {
         let ours = model.apply(&op);
         let told = driver.run(&op, &model.bound).await;
         model.agrees(&ours, &told.answer).unwrap();
+        model.unsettled = true;
+        model.same_spaces(&driver.observe(false).await.unwrap()).unwrap();
     }
-    model.unsettled = true;
-    model.same_spaces(&driver.observe(false).await.unwrap()).unwrap();
     model.alone = false;
     let mut models = vec![model];
     let mut told = Vec::new();
