@@ -145,6 +145,7 @@ struct Shared {
     faults: Faults,
     paths: Paths,
     room: Room,
+    env: Env,
     _lock: DirectoryLock,
 }
 
@@ -182,7 +183,9 @@ impl LocalStore {
         let paths =
             Paths::open(directory, options.named_temporaries, faults.clone()).map_err(io_error)?;
         let room = Room::new(directory, options.reserve_bytes, env.clone()).map_err(io_error)?;
-        let shared = Shared { server, pool: options.pool, faults, paths, room, _lock: lock };
+        let pool = options.pool;
+        let env = env.clone();
+        let shared = Shared { server, pool, faults, paths, room, env, _lock: lock };
         Ok(Self { shared: Arc::new(shared) })
     }
 

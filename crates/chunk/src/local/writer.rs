@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -25,6 +26,12 @@ use crate::{
     format::{self, BLOCK, Footer, HEADER, LENGTH_MAX},
     store::{ChunkError, ChunkStat, ChunkWriter},
 };
+
+/// How long a writer waits for the pool before it takes a small buffer of its own.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What it takes then: little enough that thousands of writers may, as readers do.
+const FALLBACK_BYTES: usize = 64 << 10;
 
 /// Begins a chunk; blocks.
 pub(super) fn create(
@@ -121,7 +128,13 @@ impl ChunkWriter for LocalWriter {
     async fn buffer(&mut self) -> Result<Buffer, ChunkError> {
         self.shared.room.check_failed()?;
         let left = self.declared.map_or(u64::MAX, |length| length.saturating_sub(self.accepted));
-        Ok(self.shared.pool.acquire(usize::try_from(left).unwrap_or(LARGE)).await)
+        let wanted = usize::try_from(left).unwrap_or(LARGE);
+        // Clients that stand still may hold all of the pool: nobody waits for them.
+        tokio::select! {
+            biased;
+            buffer = self.shared.pool.acquire(wanted) => Ok(buffer),
+            () = self.shared.env.sleep(PATIENCE) => Ok(Buffer::detached(FALLBACK_BYTES)),
+        }
     }
 
     async fn write(&mut self, buffer: Arc<Buffer>) -> Result<(), ChunkError> {
