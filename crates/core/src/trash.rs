@@ -91,7 +91,11 @@ impl Larder {
             DirentBody::Dir => {
                 let stat = detach(txn, id, node, DirState::Trash(item)).await?;
                 parent.add(txn, -stat[STAT_SIZE], -stat[STAT_FILES], -stat[STAT_DIRS] - 1);
-                (u64::try_from(stat[STAT_SIZE]).unwrap_or(0), TrashedBody::Dir)
+                let size = u64::try_from(stat[STAT_SIZE]).map_err(|error| {
+                    let detail = format!("the size of directory {node} is negative");
+                    Error::new(ErrorKind::Corrupt, detail).with_source(error)
+                })?;
+                (size, TrashedBody::Dir)
             }
         };
         quota::charge(txn, id, space.limits.live, -delta(size), delta(size));

@@ -170,7 +170,15 @@ pub(crate) async fn counters(
     snapshot: &dyn Snapshot,
     key: &[u8],
 ) -> Result<([i64; 4], Option<Version>)> {
-    match snapshot.get(key).await? {
+    decode_counters(key, snapshot.get(key).await?)
+}
+
+/// The counters of a record that has been read; a record that holds none is damage, never zeros.
+pub(crate) fn decode_counters(
+    key: &[u8],
+    record: Option<larder_meta::Record>,
+) -> Result<([i64; 4], Option<Version>)> {
+    match record {
         None => Ok(([0; 4], None)),
         Some(record) => {
             let counters = Merge::decode(&record.value).ok_or_else(|| {

@@ -14,7 +14,7 @@ use larder_base::{
     limits::PATH_DEPTH_MAX,
     name::{EntryName, TreePath},
 };
-use larder_meta::{Merge, Snapshot};
+use larder_meta::Snapshot;
 
 use crate::{
     Larder,
@@ -188,17 +188,17 @@ impl Listing<'_> {
             .filter(|(_, dirent)| dirent.kind() == EntryKind::Dir)
             .map(|(_, dirent)| schema::stat_key(self.space, dirent.node))
             .collect();
-        let mut stats = self.snapshot.get_many(&keys).await?.into_iter();
+        let mut stats = keys.iter().zip(self.snapshot.get_many(&keys).await?);
         let entries = found.into_iter().map(|(path, dirent)| match &dirent.body {
-            DirentBody::File(state) => lookup::file_entry(self.space, path, dirent.node, state),
+            DirentBody::File(state) => Ok(lookup::file_entry(self.space, path, dirent.node, state)),
             DirentBody::Dir => {
-                let record = stats.next().flatten();
-                let stat = record.as_ref().and_then(|record| Merge::decode(&record.value));
-                let version = record.map(|record| record.version);
-                lookup::dir_entry(self.space, path, dirent.node, &stat.unwrap_or_default(), version)
+                let (key, record) =
+                    stats.next().ok_or_else(|| Error::internal("fewer records than keys"))?;
+                let (stat, version) = txn::decode_counters(key, record)?;
+                Ok(lookup::dir_entry(self.space, path, dirent.node, &stat, version))
             }
         });
-        Ok(entries.collect())
+        entries.collect()
     }
 }
 
