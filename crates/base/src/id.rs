@@ -81,6 +81,12 @@ id_type! {
     UserId;
     /// An API key of a user.
     KeyId;
+    /// A group of users.
+    GroupId;
+    /// A grant or public link: what its owner lists and revokes it by.
+    ShareId;
+    /// A lifecycle rule of a space.
+    RuleId;
     /// An item in a space's trash.
     TrashId;
     /// A mutating operation, for recognising its repetition.
@@ -93,6 +99,52 @@ id_type! {
     ServerId;
     /// One installation of Larder: one metadata engine and everything it refers to.
     InstanceId;
+}
+
+/// An upload session. Its URL is handed around, so that all of its bits are random.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UploadId([u8; 16]);
+
+impl UploadId {
+    /// Makes a new id from the entropy of `env`.
+    pub fn new(env: &Env) -> Self {
+        let mut random = [0; 16];
+        env.fill_random(&mut random);
+        Self(random)
+    }
+
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the id.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UploadId({self})")
+    }
+}
+
+impl FromStr for UploadId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let (high, low) = text.split_at_checked(16).ok_or(ParseIdError)?;
+        let (high, low) = (parse_hex(high, 16)?, parse_hex(low, 16)?);
+        Ok(Self((u128::from(high) << 64 | u128::from(low)).to_be_bytes()))
+    }
 }
 
 /// One start of a gateway process. Numbers are given by the metadata engine and never reused.
@@ -195,6 +247,9 @@ mod tests {
         assert_eq!(text.parse(), Ok(chunk));
         assert_eq!(text.to_uppercase().parse::<ChunkId>(), Err(ParseIdError));
         assert_eq!(BlobId::from_bytes(chunk.blob.to_bytes()), chunk.blob);
+
+        let upload = UploadId::new(&Env::system());
+        assert_eq!(upload.to_string().parse(), Ok(upload));
 
         let node = NodeId::new(&Env::system());
         assert_eq!(node.to_string().parse(), Ok(node));

@@ -35,6 +35,13 @@ pub enum ErrorKind {
     Precondition,
     /// What the request asks for cannot be done to the thing as it is now: look at it again.
     Conflict,
+    /// It was there and has ended for good (an upload that expired, a cursor that is too old):
+    /// begin anew.
+    Gone,
+    /// The bytes do not have the digest that was declared: send them again.
+    BadDigest,
+    /// The caller asks too often or for too much at once: slow down.
+    RateLimited,
     /// The space's limit would be exceeded: delete something or raise the limit.
     QuotaExceeded,
     /// The disk is full: reads and deletes still work.
@@ -53,7 +60,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, in the order of the list above.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::NotFound,
         Self::AlreadyExists,
         Self::NotEmpty,
@@ -66,6 +73,9 @@ impl ErrorKind {
         Self::Locked,
         Self::Precondition,
         Self::Conflict,
+        Self::Gone,
+        Self::BadDigest,
+        Self::RateLimited,
         Self::QuotaExceeded,
         Self::DiskFull,
         Self::Busy,
@@ -90,6 +100,9 @@ impl ErrorKind {
             Self::Locked => "locked",
             Self::Precondition => "precondition",
             Self::Conflict => "conflict",
+            Self::Gone => "gone",
+            Self::BadDigest => "bad_digest",
+            Self::RateLimited => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",
             Self::DiskFull => "disk_full",
             Self::Busy => "busy",

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
-use larder_base::id::UserId;
+use bytes::Bytes;
+use larder_base::id::{SpaceId, UserId};
 use larder_meta::Version;
+use serde::{Deserialize, Serialize};
 
 /// An authenticated user, for the length of one request.
 #[derive(Clone, Debug)]
@@ -19,6 +21,38 @@ pub struct Caller {
     pub admin: bool,
     /// The user's record that says so: it must be the same when a change commits.
     pub(crate) record: Version,
+    /// What the credential allows of what the user may do.
+    pub(crate) scope: Scope,
+    /// The record of the key or link that the caller came with, and its version: it must be the
+    /// same when a change commits, so that a revoked one changes nothing any more.
+    pub(crate) credential: Option<(Bytes, Version)>,
+}
+
+/// What a credential allows of what its user may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Kinds of operations.
+    pub access: Access,
+    /// The only spaces that it opens; `None` is all that the user may enter.
+    pub spaces: Option<Arc<[SpaceId]>>,
+}
+
+/// Kinds of operations that a credential allows, each with all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Access {
+    /// Reading files.
+    Read,
+    /// Reading and changing files.
+    Write,
+    /// Everything: the account, its keys and shares, and administration too.
+    Full,
+}
+
+impl Scope {
+    /// Everything that the user may do.
+    pub fn full() -> Self {
+        Self { access: Access::Full, spaces: None }
+    }
 }
 
 /// What a request brings to prove who sends it.

@@ -6,7 +6,7 @@
 //!
 //! Not here: status codes (each door has its own exhaustive match).
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use larder_base::{ErrorKind, Outcome, name::NameError};
 use larder_chunk::ChunkError;
@@ -23,6 +23,7 @@ struct Parts {
     outcome: Outcome,
     detail: Cow<'static, str>,
     existing: Option<String>,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -34,6 +35,7 @@ impl Error {
             outcome: Outcome::NotApplied,
             detail: detail.into(),
             existing: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -70,6 +72,13 @@ impl Error {
         self
     }
 
+    /// Says when it may be tried again.
+    #[must_use]
+    pub fn with_retry_after(mut self, pause: Duration) -> Self {
+        self.0.retry_after = Some(pause);
+        self
+    }
+
     /// Marks that the operation may have taken effect.
     #[must_use]
     pub fn of_unknown_outcome(mut self) -> Self {
@@ -90,6 +99,11 @@ impl Error {
     /// What happened, for people.
     pub fn detail(&self) -> &str {
         &self.0.detail
+    }
+
+    /// After which pause it may be tried again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// The id of the thing that stands in the way, where there is one.

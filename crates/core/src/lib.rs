@@ -60,7 +60,7 @@ mod upload;
 
 pub use account::{KeyInfo, NewKey, NewUser, UserChange, UserInfo, UserRef};
 pub use blob::{read::Body, write::Stores};
-pub use caller::{Caller, Credentials};
+pub use caller::{Access, Caller, Credentials, Scope};
 pub use download::Download;
 pub use entry::{
     Conditions, Copies, Entry, EntryKind, Etag, EtagSet, LimitsChange, ListOptions, NewSpace, Page,

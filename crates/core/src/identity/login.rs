@@ -23,7 +23,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     Larder,
-    caller::{Caller, Credentials},
+    caller::{Caller, Credentials, Scope},
     error::{Error, Result},
     identity::REMEMBER,
     schema::{self, ApiKey, User},
@@ -223,7 +223,14 @@ fn caller(id: UserId, name: Arc<str>, user: &Stored<User>) -> Result<Caller> {
     if user.value.disabled {
         return Err(refused());
     }
-    Ok(Caller { user: id, name, admin: user.value.admin, record: user.version })
+    Ok(Caller {
+        user: id,
+        name,
+        admin: user.value.admin,
+        record: user.version,
+        scope: Scope::full(),
+        credential: None,
+    })
 }
 
 #[cfg(test)]

@@ -288,7 +288,14 @@ async fn caller(meta: &dyn MetaStore, name: &str) -> Caller {
     let id = id.expect("read").expect("a user of this name").value;
     let user = txn::get::<schema::User>(&*snapshot, &schema::user_key(id)).await;
     let user = user.expect("read").expect("a user");
-    Caller { user: id, name: name.into(), admin: user.value.admin, record: user.version }
+    Caller {
+        user: id,
+        name: name.into(),
+        admin: user.value.admin,
+        record: user.version,
+        scope: crate::Scope::full(),
+        credential: None,
+    }
 }
 
 /// A path of the test.

@@ -101,6 +101,8 @@ fn kind_of_status(status: StatusCode) -> ErrorKind {
         403 => ErrorKind::Denied,
         404 | 410 => ErrorKind::NotFound,
         409 => ErrorKind::Conflict,
+        410 => ErrorKind::Gone,
+        429 => ErrorKind::RateLimited,
         412 => ErrorKind::Precondition,
         413 => ErrorKind::TooLarge,
         423 => ErrorKind::Locked,
@@ -220,6 +222,9 @@ fn exit_code_of(kind: ErrorKind) -> u8 {
         | ErrorKind::Unavailable
         | ErrorKind::Corrupt
         | ErrorKind::NotImplemented
+        | ErrorKind::Gone
+        | ErrorKind::BadDigest
+        | ErrorKind::RateLimited
         | ErrorKind::Internal => 1,
     }
 }
