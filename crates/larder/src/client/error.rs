@@ -99,14 +99,13 @@ fn kind_of_status(status: StatusCode) -> ErrorKind {
         400 | 405 | 411 | 414 | 415 | 416 | 431 => ErrorKind::Invalid,
         401 => ErrorKind::Unauthenticated,
         403 => ErrorKind::Denied,
-        404 | 410 => ErrorKind::NotFound,
+        404 => ErrorKind::NotFound,
         409 => ErrorKind::Conflict,
         410 => ErrorKind::Gone,
-        429 => ErrorKind::RateLimited,
         412 => ErrorKind::Precondition,
         413 => ErrorKind::TooLarge,
         423 => ErrorKind::Locked,
-        429 => ErrorKind::Busy,
+        429 => ErrorKind::RateLimited,
         501 => ErrorKind::NotImplemented,
         502..=504 => ErrorKind::Unavailable,
         507 => ErrorKind::QuotaExceeded,
@@ -206,7 +205,7 @@ impl ClientError {
 /// 1 failure, 3 not found, 4 denied, 5 conflict, 6 quota.
 fn exit_code_of(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::NotFound => 3,
+        ErrorKind::NotFound | ErrorKind::Gone => 3,
         ErrorKind::Unauthenticated | ErrorKind::Denied => 4,
         ErrorKind::AlreadyExists
         | ErrorKind::NotEmpty
@@ -222,7 +221,6 @@ fn exit_code_of(kind: ErrorKind) -> u8 {
         | ErrorKind::Unavailable
         | ErrorKind::Corrupt
         | ErrorKind::NotImplemented
-        | ErrorKind::Gone
         | ErrorKind::BadDigest
         | ErrorKind::RateLimited
         | ErrorKind::Internal => 1,
@@ -279,7 +277,7 @@ mod tests {
             let body = format!("{{\"code\":\"{}\"}}", kind.code());
             let error = ClientError::from(Problem::parse(StatusCode::CONFLICT, body.as_bytes()));
             let expected = match kind.code() {
-                "not_found" => 3,
+                "not_found" | "gone" => 3,
                 "denied" | "unauthenticated" => 4,
                 "already_exists" | "not_empty" | "wrong_type" | "precondition" | "conflict"
                 | "locked" | "cross_space" => 5,
