@@ -4,7 +4,7 @@
 //! Promises: no request is ever sent twice, so the answer says what this one request came to.
 //! A [`Client`] has one connection and belongs to one thread; [`Client::another`] makes more.
 
-use std::{cell::RefCell, fmt::Write as _, net::SocketAddr};
+use std::{cell::RefCell, fmt::Write as _, net::{IpAddr, SocketAddr}};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -68,6 +68,16 @@ impl Client {
         Self { space: space.to_owned(), ..self.another() }
     }
 
+    /// The same user and space by way of another address, such as a proxy's.
+    pub fn by_way_of(&self, addr: SocketAddr) -> Self {
+        Self { addr, ..self.another() }
+    }
+
+    /// The space it looks at, as it names it.
+    pub fn space_name(&self) -> &str {
+        &self.space
+    }
+
     /// The address of the server.
     pub fn addr(&self) -> SocketAddr {
         self.addr
@@ -77,6 +87,13 @@ impl Client {
     pub fn connect(&self) {
         // If it fails the next request says so.
         *self.conn.borrow_mut() = Conn::open(self.addr).ok();
+    }
+
+    /// Opens the connection of the next request from another address of this machine.
+    #[track_caller]
+    pub fn connect_from(&self, source: IpAddr) {
+        let conn = Conn::open_from(source, self.addr).expect("connect from another address");
+        *self.conn.borrow_mut() = Some(conn);
     }
 
     /// The path of `route` (such as `files`) of this space for `path`.

@@ -7,14 +7,14 @@
 use std::{
     fmt,
     io::{self, BufRead as _, BufReader, Read, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     thread,
     time::Duration,
 };
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// How long any single read or write may wait before the test gives up on the server.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -149,7 +149,18 @@ pub struct Conn {
 impl Conn {
     /// Connects.
     pub fn open(addr: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+        Self::over(TcpStream::connect_timeout(&addr, PATIENCE)?)
+    }
+
+    /// Connects from another address of this machine, such as 127.0.0.2.
+    pub fn open_from(source: IpAddr, addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&addr.into(), PATIENCE)?;
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -248,6 +259,18 @@ impl Conn {
             line.pop();
         }
         String::from_utf8(line).map_err(io::Error::other)
+    }
+
+    /// The next piece of a chunked body, as it was sent; `None` after the last.
+    pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let size = self.line()?;
+        let size = size.split(';').next().unwrap_or_default().trim_end();
+        let size = u64::from_str_radix(size, 16)
+            .map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "chunk size"))?;
+        let mut bytes = Vec::new();
+        copy(&mut self.reader, &mut bytes, size)?;
+        self.line()?;
+        Ok((size > 0).then_some(bytes))
     }
 
     /// The body of an answer whose head has been read, to be read at the test's own pace.

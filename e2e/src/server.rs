@@ -3,7 +3,7 @@
 //! Promises: the process is on ports of its own on loopback and ends with its [`Server`]; what it
 //! logs is kept beside its data, and a line at level ERROR or a panic that the test did not
 //! announce fails the test.
-//! Relies on: the line `larder ready http=ADDRESS` on standard output.
+//! Relies on: the line `larder ready http=ADDRESS` (or `https=`) on standard output.
 
 use std::{
     env,
@@ -260,6 +260,12 @@ impl Server {
         kill_process(self.pid(), Signal::TERM).expect("signal the server");
     }
 
+    /// Asks it to look for a new certificate.
+    #[track_caller]
+    pub fn sighup(&self) {
+        kill_process(self.pid(), Signal::HUP).expect("signal the server");
+    }
+
     /// Asks it to end, and asserts that it does with status 0.
     #[track_caller]
     pub fn stop(&mut self) {
@@ -359,7 +365,11 @@ fn watch(stdout: std::process::ChildStdout, mut log: File) -> mpsc::Receiver<Soc
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             let ready = line.strip_prefix("larder ready ").and_then(|rest| {
                 let mut words = rest.split_whitespace();
-                words.find_map(|word| word.strip_prefix("http=")?.parse().ok())
+                let address = |word: &str| {
+                    let rest = word.strip_prefix("https=").or(word.strip_prefix("http="));
+                    rest?.parse().ok()
+                };
+                words.find_map(address)
             });
             if let (Some(addr), Some(send)) = (ready, send.take_if(|_| ready.is_some())) {
                 // Nobody waits any more if the test has given up.

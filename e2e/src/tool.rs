@@ -81,6 +81,24 @@ pub fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// Where a client of another project has been installed (`.ci/run` does it): `target/tools/NAME`
+/// of this workspace.
+pub fn installed(name: &str) -> Result<PathBuf, String> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let top = here.parent().expect("this crate lies in a workspace");
+    let dir = top.join("target/tools").join(name);
+    if dir.is_dir() {
+        Ok(dir)
+    } else {
+        Err(format!("{name} is not installed: `bash .ci/tools` puts it into target/tools"))
+    }
+}
+
+/// The text of a script in `e2e/tools`.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(name)
+}
+
 static HEAVY: Mutex<()> = Mutex::new(());
 
 /// Holds back every other heavy test until it is dropped: they would take each other's cores.

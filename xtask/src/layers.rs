@@ -20,15 +20,16 @@ const CRATE: &str = "crates/core/src/";
 const LEVELS: &[&[&str]] = &[
     &["lib"],
     &["check", "job", "testing"],
-    &["copy"],
+    &["copy", "dump"],
     &["relocate", "revision"],
-    &["download", "trash", "upload"],
+    &["download", "share", "trash", "upload"],
     &["blob", "tree"],
+    &["room"],
     &["identity", "space"],
     &["lease"],
     &[
-        "access", "account", "caller", "entry", "error", "metrics", "quota", "report", "schema",
-        "txn",
+        "access", "account", "caller", "entry", "error", "feed", "metrics", "quota", "report", "schema",
+        "txn", "work",
     ],
 ];
 

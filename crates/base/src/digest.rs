@@ -2,7 +2,7 @@
 //!
 //! CRC-32C (iSCSI, RFC 3720) guards stored blocks and log records; SHA-256 is what users compare.
 //!
-//! Not here: MD5 and the S3 checksums, which come with the door that needs them.
+//! Not here: the checksums that clients declare ([`crate::checksum`]).
 
 use std::fmt;
 

@@ -34,6 +34,16 @@ pub const STEPS: &[&str] = &[
     // core: before and after the commit of every operation
     "commit.before",
     "commit.after",
+    // upload sessions
+    "session.created",
+    "session.piece-durable",
+    "session.merging",
+    "session.merged",
+    "session.part-durable",
+    "session.part-claimed",
+    "session.completed",
+    "session.expired",
+    "session.chunks-deleted",
     // background jobs
     "purge.batch",
     "collect.condemned",

@@ -6,15 +6,18 @@
 //!
 //! Not here: rules about files (core), stored formats (meta, chunk), wire formats (doors).
 
+pub mod checksum;
 pub mod digest;
 pub mod env;
 pub mod failpoint;
 pub mod id;
 pub mod kind;
 pub mod limits;
+pub mod memory;
 pub mod name;
 pub mod time;
 
 pub use env::Env;
 pub use kind::{ErrorKind, Outcome};
+pub use memory::Memory;
 pub use time::Timestamp;

@@ -35,7 +35,7 @@ async fn write(store: &LocalStore, counter: u64, mebibytes: usize, known: bool) 
     let mut writer = store.create(id(1, counter, 0), known.then_some(length)).await.unwrap();
     let mut left = mebibytes * MIB;
     while left > 0 {
-        let mut buffer = writer.buffer().await.unwrap();
+        let mut buffer = writer.buffer(usize::MAX).await.unwrap();
         left -= buffer.extend_from_slice(&content[..left.min(LARGE)]);
         writer.write(Arc::new(buffer)).await.unwrap();
     }

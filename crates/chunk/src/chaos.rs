@@ -183,8 +183,8 @@ struct Writer {
 
 #[async_trait]
 impl ChunkWriter for Writer {
-    async fn buffer(&mut self) -> Result<Buffer, ChunkError> {
-        self.inner.buffer().await
+    async fn buffer(&mut self, wanted: usize) -> Result<Buffer, ChunkError> {
+        self.inner.buffer(wanted).await
     }
 
     async fn write(&mut self, buffer: Arc<Buffer>) -> Result<(), ChunkError> {
@@ -207,6 +207,10 @@ struct Reader {
 
 #[async_trait]
 impl ChunkReader for Reader {
+    async fn prepare(&mut self) -> Result<(), ChunkError> {
+        self.inner.prepare().await
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, ChunkError> {
         self.dice.before(false).await?;
         let bytes = self.inner.next().await?;

@@ -45,7 +45,7 @@ pub async fn put(
     let mut writer = store.create(id, length).await?;
     let mut rest = content;
     while !rest.is_empty() {
-        let mut buffer = writer.buffer().await?;
+        let mut buffer = writer.buffer(usize::MAX).await?;
         let taken = buffer.extend_from_slice(rest);
         rest = rest.get(taken..).unwrap_or_default();
         writer.write(Arc::new(buffer)).await?;
@@ -167,7 +167,7 @@ async fn ids_are_not_reused(store: &dyn ChunkStore) {
     assert!(matches!(again, Err(ChunkError::Exists(it)) if it == chunk), "an id is used once");
     // A store may refuse the second writer of one id at its beginning or at its end.
     if let Ok(mut writer) = early {
-        let mut buffer = writer.buffer().await.expect("there is a buffer");
+        let mut buffer = writer.buffer(usize::MAX).await.expect("there is a buffer");
         buffer.extend_from_slice(b"second");
         writer.write(Arc::new(buffer)).await.expect("it is written");
         let outcome = writer.finish().await;
@@ -182,7 +182,7 @@ async fn unfinished_leaves_nothing(store: &dyn ChunkStore) {
     for length in [None, Some(2 * MIB as u64)] {
         let mut writer = store.create(chunk, length).await.expect("a chunk is begun");
         for _ in 0..2 {
-            let mut buffer = writer.buffer().await.expect("there is a buffer");
+            let mut buffer = writer.buffer(usize::MAX).await.expect("there is a buffer");
             let capacity = buffer.capacity();
             buffer.extend_from_slice(&body(1, capacity));
             writer.write(Arc::new(buffer)).await.expect("it is written");

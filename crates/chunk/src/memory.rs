@@ -14,7 +14,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use larder_base::id::{ChunkId, Incarnation, ServerId};
+use larder_base::{
+    Env,
+    id::{ChunkId, Incarnation, ServerId},
+    memory::{Use, WAIT_MAX},
+};
 
 use crate::{
     format::{self, BLOCK},
@@ -252,9 +256,12 @@ fn invalid(what: &'static str) -> ChunkError {
 
 #[async_trait]
 impl ChunkWriter for MemoryWriter {
-    async fn buffer(&mut self) -> Result<Buffer, ChunkError> {
+    async fn buffer(&mut self, wanted: usize) -> Result<Buffer, ChunkError> {
         let left = self.declared.map_or(u64::MAX, |all| all - self.content.len() as u64);
-        Ok(self.store.pool.acquire(usize::try_from(left).unwrap_or(usize::MAX)).await)
+        let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
+        // No time passes here.
+        let buffer = self.store.pool.acquire(Use::Writes, wanted, WAIT_MAX, &Env::system()).await;
+        buffer.ok_or(ChunkError::Busy)
     }
 
     async fn write(&mut self, buffer: Arc<Buffer>) -> Result<(), ChunkError> {

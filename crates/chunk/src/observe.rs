@@ -256,8 +256,8 @@ struct Writer {
 
 #[async_trait]
 impl ChunkWriter for Writer {
-    async fn buffer(&mut self) -> Result<Buffer, ChunkError> {
-        self.inner.buffer().await
+    async fn buffer(&mut self, wanted: usize) -> Result<Buffer, ChunkError> {
+        self.inner.buffer(wanted).await
     }
 
     async fn write(&mut self, buffer: Arc<Buffer>) -> Result<(), ChunkError> {
@@ -279,6 +279,10 @@ struct Reader {
 
 #[async_trait]
 impl ChunkReader for Reader {
+    async fn prepare(&mut self) -> Result<(), ChunkError> {
+        self.inner.prepare().await
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, ChunkError> {
         let bytes = self.counters.timed(Call::Read, self.inner.next()).await?;
         let count = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);

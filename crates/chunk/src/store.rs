@@ -81,6 +81,9 @@ pub enum ChunkError {
     /// The store has failed or cannot be reached; nothing was stored.
     #[error("chunk store unavailable: {0}")]
     Unavailable(String),
+    /// No memory was free in time: it may be tried again later.
+    #[error("no memory was free in time")]
+    Busy,
     /// The operating system refused.
     #[error("{what}")]
     Io {
@@ -156,10 +159,11 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
 
 /// Writes one chunk. Dropping it unfinished leaves nothing behind.
 #[async_trait]
-pub trait ChunkWriter: Send + fmt::Debug {
-    /// Takes an empty buffer to fill, waiting until the pool has one. Buffers differ in size: less
-    /// room is given while many are in use, and no more than the rest of a known length needs.
-    async fn buffer(&mut self) -> Result<Buffer, ChunkError>;
+pub trait ChunkWriter: Send + Sync + fmt::Debug {
+    /// Takes an empty buffer to fill, for up to about `wanted` bytes, waiting for memory a while
+    /// and then failing with [`ChunkError::Busy`]. Buffers differ in size: less is given while
+    /// many are in use, and no more than the rest of a known length needs; at least one block.
+    async fn buffer(&mut self, wanted: usize) -> Result<Buffer, ChunkError>;
 
     /// Appends the content of `buffer`. Every buffer but the last must be full (or at least whole
     /// blocks of [`BLOCK`](crate::format::BLOCK) bytes); an empty one is fine. The write goes on
@@ -173,7 +177,13 @@ pub trait ChunkWriter: Send + fmt::Debug {
 
 /// Reads one range of one chunk, in order.
 #[async_trait]
-pub trait ChunkReader: Send + fmt::Debug {
+pub trait ChunkReader: Send + Sync + fmt::Debug {
+    /// Takes the memory for the next piece, waiting for it a while and then failing with
+    /// [`ChunkError::Busy`]; [`next`](Self::next) waits for none then.
+    async fn prepare(&mut self) -> Result<(), ChunkError> {
+        Ok(())
+    }
+
     /// The next verified bytes; `None` at the end of the range. Never an empty buffer.
     async fn next(&mut self) -> Result<Option<bytes::Bytes>, ChunkError>;
 }

@@ -6,9 +6,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_base::id::{SpaceId, UserId};
+use larder_base::id::{NodeId, ShareId, SpaceId, UserId};
 use larder_meta::Version;
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    access::Role,
+    schema,
+    txn::Txn,
+    work::{Client, Priority},
+};
 
 /// An authenticated user, for the length of one request.
 #[derive(Clone, Debug)]
@@ -26,6 +33,66 @@ pub struct Caller {
     /// The record of the key or link that the caller came with, and its version: it must be the
     /// same when a change commits, so that a revoked one changes nothing any more.
     pub(crate) credential: Option<(Bytes, Version)>,
+    /// What a public link opens; a caller who came with one has nothing else.
+    pub(crate) link: Option<LinkRoot>,
+    /// How urgent what they ask for is.
+    pub(crate) priority: Priority,
+}
+
+impl Caller {
+    /// The server itself, as the author of what it does by a policy. It holds no right: who acts
+    /// as it decides that by themselves.
+    pub(crate) fn of_system(name: &str) -> Self {
+        Self {
+            user: UserId::from_bytes([0; 16]),
+            name: name.into(),
+            admin: false,
+            record: Version(0),
+            scope: Scope::full(),
+            credential: None,
+            link: None,
+            priority: Priority::DEFAULT,
+        }
+    }
+
+    /// Wishes for another priority than [`Priority::DEFAULT`]. Only an administrator gets a
+    /// higher one.
+    pub fn wish(&mut self, priority: Priority) {
+        let highest = if self.admin { priority } else { Priority::DEFAULT };
+        self.priority = priority.max(highest);
+    }
+
+    /// Whose rates a request counts for: the user, unless it came with a public link, and the
+    /// record of the key or link that it came with.
+    pub fn meters(&self) -> (Option<UserId>, Option<&Bytes>) {
+        let user = self.link.is_none().then_some(self.user);
+        (user, self.credential.as_ref().map(|(record, _)| record))
+    }
+
+    /// For whom the queue of heavy work works.
+    pub(crate) fn client(&self) -> Client {
+        Client { user: self.user, name: Arc::clone(&self.name), priority: self.priority }
+    }
+
+    /// Demands that the user and what they came with are the same at the commit: else the request
+    /// must log in again.
+    pub(crate) fn hold(&self, txn: &mut Txn) {
+        txn.author = Some(Arc::clone(&self.name));
+        let user = (schema::user_key(self.user), self.record);
+        for (key, version) in std::iter::once(user).chain(self.credential.clone()) {
+            txn.hold(key.clone(), version);
+            txn.login.push(key);
+        }
+    }
+}
+
+/// What a public link opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkRoot {
+    pub(crate) share: ShareId,
+    pub(crate) space: SpaceId,
+    pub(crate) node: NodeId,
+    pub(crate) role: Role,
 }
 
 /// What a credential allows of what its user may do.
@@ -53,6 +120,17 @@ impl Scope {
     pub fn full() -> Self {
         Self { access: Access::Full, spaces: None }
     }
+}
+
+/// Who takes a credential, and in which form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CredentialKind {
+    /// API key: `Authorization: Bearer`.
+    Api,
+    /// App password: in place of the password, with the user's name; work on files only.
+    App,
+    /// S3 key pair: signs requests.
+    S3,
 }
 
 /// What a request brings to prove who sends it.

@@ -6,7 +6,8 @@
 //! What is proved, by the letters of the semantics: T1 to T4 every node has the one entry that
 //! agrees with it, chains end, parents are directories; M2 statistics equal the sums over the
 //! entries; F1 revisions are below the current one and tallied; Q1 both meters equal what is
-//! there; B1 to B3 references are counted, chunks are there and belong to someone.
+//! there; B1 to B3 references are counted, chunks are there and belong to someone; I1 to I3 users,
+//! groups and credentials agree with their indexes (`identity::audit`).
 //!
 //! Memory: a page of records, and the reference counts of one slice of all blobs at a time.
 //!
@@ -26,9 +27,10 @@ use crate::{
     report::{CheckCounts, CheckReport, Finding},
     schema::{
         self, Authority, Blob, BlobState, Content, DirState, Dirent, DirentBody, FileState,
-        Location, Place, QUOTA_LIVE, QUOTA_RETAINED, Space, Trashed, TrashedBody,
+        LoadOf, LoadState, Location, Place, QUOTA_LIVE, QUOTA_RETAINED, Space, Trashed, TrashedBody,
     },
     txn,
+    work::Class,
 };
 
 /// Records read at once.
@@ -44,13 +46,22 @@ impl Larder {
     /// Re-proves every invariant. Administrators only.
     pub async fn check(&self, caller: &Caller) -> Result<CheckReport> {
         require_admin(caller)?;
+        let _turn = self.admit(caller, Class::Check).await?;
         let snapshot = self.inner.meta.snapshot().await?;
-        let mut check =
-            Check { larder: self, snapshot: &*snapshot, report: CheckReport::default() };
+        self.check_in(&*snapshot).await
+    }
+
+    /// Re-proves every invariant of one state.
+    pub(crate) async fn check_in(&self, snapshot: &dyn Snapshot) -> Result<CheckReport> {
+        self.inner.require_loaded()?;
+        let loads = loads(snapshot).await?;
+        let mut check = Check { larder: self, snapshot, loads, report: CheckReport::default() };
         check.spaces().await?;
         check.locations().await?;
         check.blobs().await?;
         check.orphans().await?;
+        let mut report = |rule, detail| check.violated(rule, detail);
+        crate::identity::audit::audit(snapshot, &mut report).await?;
         Ok(check.report)
     }
 }
@@ -58,7 +69,21 @@ impl Larder {
 struct Check<'a> {
     larder: &'a Larder,
     snapshot: &'a dyn Snapshot,
+    /// What is being loaded is nothing whole yet, and seen by nobody.
+    loads: Vec<LoadState>,
     report: CheckReport,
+}
+
+/// The loads of dumps that have not won.
+async fn loads(snapshot: &dyn Snapshot) -> Result<Vec<LoadState>> {
+    let mut loads = Vec::new();
+    for (key, record) in txn::page(snapshot, &schema::loads_prefix(), None, PAGE).await? {
+        let load: LoadState = schema::decode(&key, &record.value)?;
+        if !load.won {
+            loads.push(load);
+        }
+    }
+    Ok(loads)
 }
 
 /// Reads all records under a prefix, page by page.
@@ -248,6 +273,18 @@ impl Check<'_> {
                             self.violated("T1", format!("file {node} is not where `{name}` is"));
                         }
                     }
+                    DirentBody::Ref(_) => {
+                        let key = schema::location_key(dirent.node);
+                        let location = txn::get::<Location>(self.snapshot, &key).await?;
+                        let agrees = location.is_some_and(|found| match found.value.place {
+                            Place::File(parent, own) => parent == dir && own == name,
+                            Place::Dir | Place::Trash(_) => false,
+                        });
+                        if !agrees {
+                            let node = dirent.node;
+                            self.violated("T1", format!("reference {node} is not `{name}`"));
+                        }
+                    }
                     DirentBody::Dir => {
                         let key = schema::authority_key(id, dirent.node);
                         let authority = txn::get::<Authority>(self.snapshot, &key).await?;
@@ -389,6 +426,9 @@ impl Check<'_> {
             for (key, record) in page {
                 let node = NodeId::from_bytes(schema::trailing_id(&key)?);
                 let location: Location = schema::decode(&key, &record.value)?;
+                if self.loads.iter().any(|load| load.of == LoadOf::Space(location.space)) {
+                    continue;
+                }
                 let there = match &location.place {
                     Place::Dir => {
                         let key = schema::authority_key(location.space, node);
@@ -426,11 +466,16 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Whether a blob belongs to a load that has not won.
+    fn is_loading(&self, blob: BlobId) -> bool {
+        self.loads.iter().any(|load| load.owns(blob.incarnation.0))
+    }
+
     /// References to the blobs of one slice.
     async fn references(&self, slices: u64, slice: u64) -> Result<BTreeMap<BlobId, u32>> {
         let mut references = BTreeMap::new();
         let mut count = |state: &FileState| {
-            if state.blob.counter % slices == slice {
+            if state.blob.counter % slices == slice && !self.is_loading(state.blob) {
                 *references.entry(state.blob).or_insert(0) += 1;
             }
         };
@@ -477,7 +522,7 @@ impl Check<'_> {
             }
             for (key, record) in page {
                 let id = BlobId::from_bytes(schema::trailing_id(&key)?);
-                if id.counter % slices != slice {
+                if id.counter % slices != slice || self.is_loading(id) {
                     continue;
                 }
                 let blob = schema::decode_blob(&key, &record.value)?;

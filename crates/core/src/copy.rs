@@ -10,6 +10,8 @@
 //!
 //! Not here: moves (`relocate`).
 
+use std::sync::Arc;
+
 use larder_base::{
     ErrorKind,
     id::{Incarnation, JobId, NodeId, SpaceId},
@@ -24,10 +26,15 @@ use crate::{
     caller::Caller,
     entry::{Entry, SpaceRef},
     error::{Error, Result},
+    feed::{ChangeKind, Happened},
+    idempotency::{self, KeptEntry},
+    job::board::{Running, cancelled},
     quota::{self, delta},
     relocate::Destination,
+    room::{Located, Room},
     schema::{
-        self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobState, JobWork, Location,
+        self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobEnd, JobNote, JobState,
+        JobWork, Location,
         Origin, Place, STAT_DIRS, STAT_FILES, STAT_SIZE,
     },
     trash,
@@ -37,6 +44,7 @@ use crate::{
     },
     txn::{self, transact},
     upload::put_new_file,
+    work::Class,
 };
 
 /// Entries copied by one transaction: each is up to three records.
@@ -54,20 +62,43 @@ impl Larder {
         to: (&SpaceRef, &TreePath),
         overwrite: bool,
     ) -> Result<(Entry, bool)> {
-        let source_space = self.locate_space(caller, from.0).await?;
-        let space = self.locate_space(caller, to.0).await?;
+        if let Some(before) = idempotency::entry_before()? {
+            return Ok(before);
+        }
+        let copied = self.copy_at(caller, from, to, overwrite).await;
+        let Err(error) = copied else { return copied };
+        error.into_redirect()?;
+        let from = self.pass_reference(caller, from.0, from.1).await?;
+        let to = self.pass_reference(caller, to.0, to.1).await?;
+        Box::pin(self.copy_at(caller, (&from.0, &from.1), (&to.0, &to.1), overwrite)).await
+    }
+
+    async fn copy_at(
+        &self,
+        caller: &Caller,
+        from: (&SpaceRef, &TreePath),
+        to: (&SpaceRef, &TreePath),
+        overwrite: bool,
+    ) -> Result<(Entry, bool)> {
+        let source_at = self.locate(caller, from.0).await?;
+        let at = self.locate(caller, to.0).await?;
         // The note before the snapshot: see `blob::epoch`.
         let _note = self.inner.epochs.note();
         let snapshot = self.inner.meta.snapshot().await?;
-        let record = self.read_space(&*snapshot, caller, source_space, Right::Read).await?.value;
-        let source = match lookup::resolve(&*snapshot, source_space, &record, from.1).await {
-            Err(error) if from.1.is_root() => return Err(error),
-            found => found?,
-        };
-        let job = CopyJob { larder: self, caller, space, to: to.1, overwrite };
+        let room = self.open_room(&*snapshot, caller, source_at.clone(), Right::Read).await?;
+        let source = lookup::resolve(&*snapshot, &room, from.1).await?;
+        let space = at.space;
+        let job = CopyJob { larder: self, caller, space, at, to: to.1, overwrite };
         match &source.dirent.value.body {
-            DirentBody::File(_) => job.file(source_space, from.1).await,
-            DirentBody::Dir => job.directory(&*snapshot, &source).await,
+            DirentBody::File(_) => job.file(source_at, from.1).await,
+            DirentBody::Dir => {
+                let _turn = self.admit(caller, Class::Copy).await?;
+                job.directory(&*snapshot, &source).await
+            }
+            DirentBody::Ref(_) => {
+                let detail = "a reference is not copied: make another one to the same target";
+                Err(Error::new(ErrorKind::WrongType, detail))
+            }
         }
     }
 }
@@ -76,20 +107,26 @@ struct CopyJob<'a> {
     larder: &'a Larder,
     caller: &'a Caller,
     space: SpaceId,
+    at: Located,
     to: &'a TreePath,
     overwrite: bool,
 }
 
 impl CopyJob<'_> {
+    /// What it takes to put something to the destination.
+    fn right(&self) -> Right {
+        if self.overwrite { Right::Write } else { Right::Create }
+    }
+
     /// The destination, with what stands there put into the trash, and the live bytes of that.
     async fn clear_destination(
         &self,
         txn: &mut txn::Txn,
-        space: &schema::Space,
+        space: &Room,
         source: Option<&Found>,
     ) -> Result<(Destination, u64)> {
         let mut freed = 0;
-        let place = Destination::resolve(txn, self.space, space, self.to).await?;
+        let place = Destination::resolve(txn, space, self.to).await?;
         if let Some(existing) = &place.existing {
             let node = existing.dirent.value.node;
             if let Some(source) = source {
@@ -107,17 +144,18 @@ impl CopyJob<'_> {
         Ok((place, freed))
     }
 
-    async fn file(&self, source_space: SpaceId, from: &TreePath) -> Result<(Entry, bool)> {
+    async fn file(&self, source_at: Located, from: &TreePath) -> Result<(Entry, bool)> {
         let id = self.space;
         let larder = self.larder;
         let (result, _) = transact!(larder, id, |txn| {
-            let space = larder.enter_space(&mut txn, self.caller, id, Right::Write).await?;
+            let space =
+                larder.enter_room(&mut txn, self.caller, self.at.clone(), self.right()).await?;
+            let source_at = source_at.clone();
             let source =
-                larder.read_space(&*txn.snapshot, self.caller, source_space, Right::Read).await?;
-            txn.hold(schema::space_key(source_space), source.version);
-            let found = lookup::resolve(&*txn.snapshot, source_space, &source.value, from).await?;
+                larder.enter_room(&mut txn, self.caller, source_at, Right::Read).await?;
+            let found = lookup::resolve(&*txn.snapshot, &source, from).await?;
             found.parent.hold(&mut txn).await?;
-            let key = schema::dirent_key(source_space, found.parent.dir(), &found.name);
+            let key = schema::dirent_key(source.id, found.parent.dir(), &found.name);
             txn.hold(key, found.dirent.version);
             let DirentBody::File(state) = &found.dirent.value.body else {
                 return Err(Error::new(ErrorKind::Busy, "the source changed its kind: try again"));
@@ -128,6 +166,8 @@ impl CopyJob<'_> {
             let copy = copied(state, self.caller, txn.now);
             let dirent = Dirent { node, body: DirentBody::File(copy.clone()) };
             place.put(&mut txn, &dirent).await?;
+            let path = place.chain.join_from_root(&place.name);
+            txn.change(id, Happened::to(&dirent, ChangeKind::Created, &path));
             let location = Place::File(place.chain.dir(), place.name.clone());
             txn.put(schema::location_key(node), &Location { space: id, place: location });
             place.chain.add(&mut txn, delta(copy.size), 1, 0);
@@ -136,7 +176,10 @@ impl CopyJob<'_> {
             references.retain(copy.blob);
             references.apply(&mut txn).await?;
             let created = place.existing.is_none();
-            (lookup::file_entry(id, self.to.clone(), node, &copy), created)
+            let shown = place.chain.join(&place.name);
+            let entry = lookup::file_entry(id, shown, node, &copy);
+            txn.outcome(&KeptEntry::of(&entry, created));
+            (entry, created)
         });
         Ok(result)
     }
@@ -155,13 +198,15 @@ impl CopyJob<'_> {
         let root = NodeId::new(&larder.inner.env);
         let job = JobId::new(&larder.inner.env);
         larder.inner.copies().insert(job);
-        let staging = Staging { larder: larder.clone(), root, job, attached: false };
+        let record = self.unstage_job(root, larder.inner.incarnation, larder.inner.env.now());
+        let note = JobNote { by: Some(Arc::clone(&self.caller.name)), cursor: Vec::new() };
+        let running = larder.run_as(job, record.clone(), note.clone());
+        let staging = Staging { larder: larder.clone(), root, job, running, attached: false };
         transact!(larder, self.space, |txn| {
-            larder.enter_space(&mut txn, self.caller, self.space, Right::Write).await?;
-            txn.put(
-                schema::job_key(job),
-                &self.unstage_job(root, larder.inner.incarnation, txn.now),
-            );
+            larder.enter_room(&mut txn, self.caller, self.at.clone(), self.right()).await?;
+            txn.incidental();
+            txn.put(schema::job_key(job), &record);
+            txn.put(schema::job_note_key(job), &note);
             let authority = Authority { place: None, state: DirState::Staging };
             txn.put(schema::authority_key(self.space, root), &authority);
             let location = Location { space: self.space, place: Place::Dir };
@@ -190,6 +235,7 @@ impl CopyJob<'_> {
             Copying { from: source.dirent.value.node, chain: vec![staging.root], after: None };
         let mut stack = vec![root];
         while let Some(mut dir) = stack.pop() {
+            staging.running.go_on()?;
             let prefix = schema::dirents_prefix(source.parent.space, dir.from);
             let page = txn::page(snapshot, &prefix, dir.after.as_deref(), BATCH).await?;
             let Some((last, _)) = page.last() else { continue };
@@ -200,6 +246,7 @@ impl CopyJob<'_> {
                 entries.push((name, schema::decode::<Dirent>(key, &record.value)?));
             }
             let below = self.copy_batch(&dir, &entries).await?;
+            staging.running.live.advance(entries.len() as u64);
             stack.push(dir);
             stack.extend(below);
         }
@@ -215,7 +262,8 @@ impl CopyJob<'_> {
         let larder = self.larder;
         let parent = *dir.chain.last().ok_or_else(|| Error::internal("copy without a root"))?;
         let (below, _) = transact!(larder, self.space, |txn| {
-            larder.enter_space(&mut txn, self.caller, self.space, Right::Write).await?;
+            larder.enter_room(&mut txn, self.caller, self.at.clone(), self.right()).await?;
+            txn.incidental();
             let mut references = References::default();
             let mut below = Vec::new();
             let (mut size, mut files) = (0, 0);
@@ -229,6 +277,8 @@ impl CopyJob<'_> {
                         size += delta(copy.size);
                         files += 1;
                     }
+                    // What it stands for is not copied, and a copy of it would be a surprise.
+                    DirentBody::Ref(_) => {}
                     DirentBody::Dir => {
                         larder.put_dir(&mut txn, self.space, parent, name, node);
                         let now = FieldOp::Max(txn.now.millis());
@@ -270,8 +320,16 @@ impl CopyJob<'_> {
     async fn attach(&self, source: &Found, staging: &Staging) -> Result<(Entry, bool)> {
         let larder = self.larder;
         let id = self.space;
-        let (created, _) = transact!(larder, id, |txn| {
-            let space = larder.enter_space(&mut txn, self.caller, id, Right::Write).await?;
+        let (result, _) = transact!(larder, id, |txn| {
+            let space =
+                larder.enter_room(&mut txn, self.caller, self.at.clone(), self.right()).await?;
+            staging.running.go_on()?;
+            // Who was told that it is cancelled must not see it.
+            let cancel = schema::job_cancel_key(staging.job);
+            if txn.snapshot.get(&cancel).await?.is_some() {
+                return Err(cancelled());
+            }
+            txn.hold_absent(cancel);
             let same_space = source.parent.space == id;
             let source = same_space.then_some(source);
             let (place, freed) = self.clear_destination(&mut txn, &space, source).await?;
@@ -282,14 +340,18 @@ impl CopyJob<'_> {
             larder.promise(&mut txn, id, &space, more).await?;
             let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
             place.put(&mut txn, &dirent).await?;
+            let path = place.chain.join_from_root(&place.name);
+            txn.change(id, Happened::to(&dirent, ChangeKind::Created, &path));
             place.chain.add(&mut txn, size, stat[STAT_FILES], stat[STAT_DIRS] + 1);
             quota::charge(&mut txn, id, space.limits.live, size, 0);
-            txn.delete(schema::job_key(staging.job));
-            place.existing.is_none()
+            staging.running.close(&mut txn, JobEnd::Done, String::new());
+            // Its own statistics were complete before: they and their version stay.
+            let (created, shown) = (place.existing.is_none(), place.chain.join(&place.name));
+            let entry = lookup::entry(&*txn.snapshot, id, shown, &dirent).await?;
+            txn.outcome(&KeptEntry::of(&entry, created));
+            (entry, created)
         });
-        let dirent = Dirent { node: staging.root, body: DirentBody::Dir };
-        let entry = larder.committed_entry(id, self.to.clone(), &dirent).await?;
-        Ok((entry, created))
+        Ok(result)
     }
 }
 
@@ -299,6 +361,7 @@ struct Staging {
     larder: Larder,
     root: NodeId,
     job: JobId,
+    running: Running,
     attached: bool,
 }
 

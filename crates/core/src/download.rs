@@ -16,9 +16,11 @@ use crate::{
     caller::Caller,
     entry::{Entry, Target},
     error::{Error, Result},
+    expiry,
     schema::{self, BlobState, DirentBody, FileState},
-    tree::lookup,
+    tree::lookup::{self, through},
     txn,
+    work::Client,
 };
 
 /// A revision that is ready to be read. It keeps a snapshot: drop it once its bodies are open.
@@ -27,6 +29,7 @@ pub struct Download {
     larder: Larder,
     snapshot: Arc<dyn Snapshot>,
     note: Arc<Note>,
+    client: Client,
     entry: Entry,
     state: FileState,
 }
@@ -41,16 +44,38 @@ impl Larder {
         target: &Target,
         revision: Option<u64>,
     ) -> Result<Download> {
-        let id = self.space_of(caller, target).await?;
+        match target {
+            Target::Path(space, path) => through!(|space, path| {
+                let target = Target::Path(space.clone(), path.clone());
+                async move { self.download_at(caller, &target, revision).await }
+            }),
+            Target::Node(_) => self.download_at(caller, target, revision).await,
+        }
+    }
+
+    async fn download_at(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        revision: Option<u64>,
+    ) -> Result<Download> {
+        let at = self.space_of(caller, target).await?;
         // The note before the snapshot: see `blob::epoch`.
         let note = Arc::new(self.inner.epochs.note());
         let snapshot = self.inner.meta.snapshot().await?;
-        let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
+        let room = self.open_room(&*snapshot, caller, at, Right::Read).await;
+        let room = room.map_err(|error| lookup::hide_space(target, error))?;
+        let id = room.id;
         let directory = || Error::new(larder_base::ErrorKind::WrongType, "it is a directory");
-        let found = self.find(&*snapshot, id, &space, target).await?.ok_or_else(directory)?;
+        let found = self.find(&*snapshot, &room, target).await?.ok_or_else(directory)?;
         let node = found.dirent.value.node;
-        let DirentBody::File(mut state) = found.dirent.value.body else {
-            return Err(directory());
+        let path = found.path(&room);
+        let mut state = match found.dirent.value.body {
+            DirentBody::File(state) => state,
+            DirentBody::Dir => return Err(directory()),
+            DirentBody::Ref(to) => {
+                return Err(lookup::leave(&room, &found.parent, &found.name, to, &[]));
+            }
         };
         if let Some(number) = revision
             && number != state.revision
@@ -59,9 +84,10 @@ impl Larder {
             let older = txn::get::<FileState>(&*snapshot, &key).await?;
             state = older.ok_or_else(|| Error::not_found("revision"))?.value;
         }
-        let path = found.parent.join(&found.name);
-        let entry = lookup::file_entry(id, path, node, &state);
-        Ok(Download { larder: self.clone(), snapshot, note, entry, state })
+        let mut entry = lookup::file_entry(id, path, node, &state);
+        entry.expires = expiry::of(&*snapshot, node, state.revision).await?;
+        let client = caller.client();
+        Ok(Download { larder: self.clone(), snapshot, note, client, entry, state })
     }
 }
 
@@ -81,6 +107,7 @@ impl Download {
             Error::new(larder_base::ErrorKind::Corrupt, detail)
         })?;
         self.larder.inner.metrics.downloads.add(1);
-        Body::new(&self.larder, &blob, range, Arc::clone(&self.note))
+        let body = Body::new(&self.larder, &blob, range, Arc::clone(&self.note))?;
+        body.on_behalf_of(&self.client)
     }
 }

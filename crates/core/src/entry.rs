@@ -24,13 +24,30 @@ pub enum SpaceRef {
     Id(SpaceId),
     /// By name, unique in the instance.
     Name(String),
+    /// What the caller's public link opens: paths begin at the node that it is for.
+    Link,
+    /// A node of a space that paths begin at, as a reference names it.
+    Mount(Mount),
+}
+
+/// A node that paths begin at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub(crate) space: SpaceId,
+    pub(crate) node: NodeId,
+    /// Its path as the caller sees it.
+    pub(crate) shown: TreePath,
 }
 
 impl SpaceRef {
+    /// The text of [`SpaceRef::Link`]; no space can have this name.
+    pub const LINK: &str = "@link";
+
     /// `home` is the caller's home, an id is an id, everything else is a name.
     pub fn parse(text: &str) -> Self {
         match text.parse() {
             _ if text == "home" => Self::Home,
+            _ if text == Self::LINK => Self::Link,
             Ok(id) => Self::Id(id),
             Err(_) => Self::Name(text.to_owned()),
         }
@@ -53,6 +70,8 @@ pub enum EntryKind {
     File,
     /// A directory.
     Dir,
+    /// A reference to a node elsewhere: a leaf, which paths pass through to what it stands for.
+    Ref,
 }
 
 /// The state of one entry at one moment.
@@ -78,6 +97,21 @@ pub struct Entry {
     pub sha256: Option<Sha256>,
     /// When the content last changed, by this server's clock.
     pub modified: Timestamp,
+    /// When the file goes to the trash by itself; only told by stat, download and upload.
+    pub expires: Option<Timestamp>,
+    /// What a reference stands for; `None` for files and directories.
+    pub target: Option<RefTarget>,
+}
+
+/// What a reference stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefTarget {
+    /// The space.
+    pub space: SpaceId,
+    /// The node.
+    pub node: NodeId,
+    /// What the node is; `None` if it is gone, or the caller may not know of it any more.
+    pub kind: Option<EntryKind>,
 }
 
 /// A server token for one state of an entry; never derived from content, size or client times.
@@ -97,7 +131,7 @@ impl fmt::Debug for Etag {
 }
 
 /// Conditions that must hold when the operation commits (RFC 9110 section 13).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conditions {
     /// The current etag must be one of these.
     pub if_match: Option<EtagSet>,
@@ -115,7 +149,7 @@ impl Conditions {
 }
 
 /// Etags of a condition, as text without quotes; weak ones have been left out by the door.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EtagSet {
     /// `*`: any that exists.
     Any,
@@ -163,6 +197,8 @@ pub struct UploadOptions {
     pub parents: bool,
     /// Digest that the content must have.
     pub sha256: Option<Sha256>,
+    /// When the file goes to the trash by itself, unless it is overwritten before.
+    pub expires: Option<Timestamp>,
 }
 
 /// A file as an operation has left it.

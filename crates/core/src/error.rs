@@ -8,7 +8,11 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use larder_base::{ErrorKind, Outcome, name::NameError};
+use larder_base::{
+    ErrorKind, Outcome,
+    id::{NodeId, SpaceId},
+    name::{EntryName, NameError, TreePath},
+};
 use larder_chunk::ChunkError;
 use larder_meta::{CommitError, MetaError};
 
@@ -24,7 +28,20 @@ struct Parts {
     detail: Cow<'static, str>,
     existing: Option<String>,
     retry_after: Option<Duration>,
+    redirect: Option<Redirect>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Where an operation goes on whose path passes through a reference.
+#[derive(Debug)]
+pub(crate) struct Redirect {
+    pub(crate) space: SpaceId,
+    /// What the reference stands for.
+    pub(crate) node: NodeId,
+    /// The path below that.
+    pub(crate) rest: Vec<EntryName>,
+    /// The path of the reference, as the caller sees it.
+    pub(crate) shown: TreePath,
 }
 
 impl Error {
@@ -36,6 +53,7 @@ impl Error {
             detail: detail.into(),
             existing: None,
             retry_after: None,
+            redirect: None,
             source: None,
         }))
     }
@@ -77,6 +95,25 @@ impl Error {
     pub fn with_retry_after(mut self, pause: Duration) -> Self {
         self.0.retry_after = Some(pause);
         self
+    }
+
+    /// Says where the operation can be done instead.
+    pub(crate) fn with_redirect(mut self, redirect: Redirect) -> Self {
+        self.0.redirect = Some(redirect);
+        self
+    }
+
+    /// The same for what is called `name` below the place that the operation was looking for.
+    pub(crate) fn below(mut self, name: &EntryName) -> Self {
+        if let Some(redirect) = &mut self.0.redirect {
+            redirect.rest.push(name.clone());
+        }
+        self
+    }
+
+    /// Where the operation can be done instead, or the error itself.
+    pub(crate) fn into_redirect(mut self) -> Result<Redirect, Self> {
+        self.0.redirect.take().ok_or(self)
     }
 
     /// Marks that the operation may have taken effect.
@@ -160,6 +197,7 @@ impl From<ChunkError> for Error {
             ChunkError::NotFound(_) | ChunkError::Corrupt { .. } => ErrorKind::Corrupt,
             ChunkError::Exists(_) | ChunkError::Range(_) => ErrorKind::Internal,
             ChunkError::Io { .. } => ErrorKind::Unavailable,
+            ChunkError::Busy => ErrorKind::Busy,
         };
         Self::new(kind, error.to_string()).with_source(error)
     }

@@ -11,7 +11,7 @@
 //!
 //! Imports go down only: `lib` -> `check, job` -> `copy` -> `relocate, revision` ->
 //! `download, trash, upload` -> `blob, tree` -> `identity, space` -> `lease` ->
-//! `access, quota, schema, txn` and the plain types.
+//! `access, quota, schema, txn, work` and the plain types.
 //!
 //! Not here: wire formats (doors), engines (meta), disks (chunk).
 
@@ -26,7 +26,7 @@ use std::{
 };
 
 use larder_base::{
-    Env, ErrorKind, Timestamp,
+    Env, ErrorKind, Memory, Timestamp,
     id::{BlobId, ChunkId, Incarnation, InstanceId, JobId, ServerId, SpaceId, UserId},
 };
 use larder_chunk::StoreHealth;
@@ -39,17 +39,25 @@ pub mod caller;
 mod check;
 mod copy;
 mod download;
+pub mod dump;
 pub mod entry;
 pub mod error;
+mod expiry;
+mod feed;
+pub mod idempotency;
 mod identity;
 mod job;
 mod lease;
+pub mod lifecycle;
 mod metrics;
 mod quota;
 mod relocate;
 pub mod report;
 mod revision;
+mod room;
 mod schema;
+pub mod session;
+mod share;
 mod space;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -57,30 +65,55 @@ mod trash;
 mod tree;
 mod txn;
 mod upload;
+mod work;
 
-pub use account::{KeyInfo, NewKey, NewUser, UserChange, UserInfo, UserRef};
+pub use access::{Principal, Role};
+pub use account::{
+    GroupInfo, GroupRef, HomePolicy, KeyInfo, MadeKey, MemberInfo, NewKey, NewUser,
+    S3Secrets, UserChange, UserInfo, UserRef,
+};
 pub use blob::{read::Body, write::Stores};
-pub use caller::{Access, Caller, Credentials, Scope};
+pub use caller::{Access, Caller, CredentialKind, Credentials, Scope};
 pub use download::Download;
 pub use entry::{
     Conditions, Copies, Entry, EntryKind, Etag, EtagSet, LimitsChange, ListOptions, NewSpace, Page,
-    Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind,
+    Placement, PolicyChange, RefTarget, RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind,
     SpaceLimits, SpacePolicy, SpaceRef, Split, Target, TrashItem, UploadOptions, Usage, Written,
 };
 pub use error::{Error, Result};
-pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo};
+pub use feed::{CURSOR_NOW, Change, ChangeKind, ChangePage};
+pub use identity::seal::{MasterKey, MasterKeyId};
+pub use idempotency::Operation;
+pub use lifecycle::{Expire, LifecycleRule, NewRule, Noncurrent};
+pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo, JobKind};
+pub use session::{
+    Append, AppendRefused, Checksum, NewAppend, NewSession, PartInfo, PartUpload, SessionInfo,
+    SessionState,
+};
+pub use share::{
+    LinkInfo, LinkTerms, LinkView, NewShare, ShareChange, ShareFilter, ShareInfo, ShareWith,
+    SharedWith,
+};
 pub use upload::Upload;
+pub use work::{Admitted, Class, Client, Priority, TaskInfo, TaskState, WorkSettings};
 
 use crate::{
-    blob::{Staging, epoch::Epochs},
+    blob::{
+        Staging,
+        epoch::{Epochs, InlinePins},
+    },
     identity::{
+        guard::Guard,
+        key::Uses,
         login::{Checking, Verified},
         password::Hashings,
+        seal::Sealer,
     },
     metrics::Metrics,
     quota::Reservations,
     schema::Instance,
     txn::{Gates, Stored, Txn},
+    work::Work,
 };
 
 /// Settings of the file store.
@@ -96,8 +129,35 @@ pub struct Config {
     pub collect_interval: Duration,
     /// Time in which the scrub reads every chunk once; `None` switches it off.
     pub scrub_interval: Option<Duration>,
+    /// How long changes stay in the feeds of spaces; `None` is for ever.
+    pub feed_retention: Option<Duration>,
+    /// Most changes that the feed of a space keeps.
+    pub feed_entries_max: u64,
+    /// Pause between two walks that apply lifecycle rules.
+    pub lifecycle_interval: Duration,
+    /// How long operations with an `Idempotency-Key` are remembered.
+    pub idempotency_retention: Duration,
+    /// Most of them that are remembered for one user.
+    pub idempotency_keys_max: u64,
+    /// How long an unfinished upload session is kept after it was last heard of.
+    pub upload_session_ttl: Duration,
+    /// Pause between two searches for expired ones.
+    pub upload_sweep_interval: Duration,
+    /// Most open sessions of one user.
+    pub upload_sessions_per_user_max: u32,
+    /// How long what became of a session is remembered.
+    pub upload_result_retention: Duration,
     /// How long a lease is held.
     pub lease_ttl: Duration,
+    /// What the buffers of all requests draw from. The chunk stores should draw from it too.
+    pub memory: Memory,
+    /// How much heavy work is done at once.
+    pub work: WorkSettings,
+    /// What secrets are sealed under; `None` draws one that nobody else will ever have, so that
+    /// the next process can open nothing of what this one seals.
+    pub master_key: Option<MasterKey>,
+    /// Whether another key than the recorded one is accepted; what that sealed is lost.
+    pub master_key_replace: bool,
 }
 
 impl Default for Config {
@@ -108,7 +168,20 @@ impl Default for Config {
             revisions_retention: None,
             collect_interval: Duration::from_secs(30),
             scrub_interval: Some(Duration::from_secs(7 * 24 * 3600)),
+            feed_retention: Some(Duration::from_secs(7 * 24 * 3600)),
+            feed_entries_max: 1_000_000,
+            lifecycle_interval: Duration::from_secs(3600),
+            idempotency_retention: Duration::from_secs(24 * 3600),
+            idempotency_keys_max: 250_000,
+            upload_session_ttl: Duration::from_secs(3600),
+            upload_sweep_interval: Duration::from_secs(300),
+            upload_sessions_per_user_max: 1000,
+            upload_result_retention: Duration::from_secs(24 * 3600),
             lease_ttl: Duration::from_secs(15),
+            memory: Memory::default(),
+            work: WorkSettings::default(),
+            master_key: None,
+            master_key_replace: false,
         }
     }
 }
@@ -135,21 +208,43 @@ struct Inner {
     /// The epoch that ended when a condemned blob was first seen.
     condemned_epochs: Mutex<BTreeMap<BlobId, u64>>,
     reservations: Arc<Reservations>,
+    sessions: session::Sessions,
+    /// Held by whoever sweeps sessions.
+    sweep_turn: tokio::sync::Mutex<()>,
     hashings: Hashings,
     verified: Mutex<Verified>,
     checking: Checking,
+    guard: Guard,
+    uses: Uses,
     login_salt: [u8; 32],
+    sealer: Sealer,
     homes: Mutex<BTreeMap<UserId, SpaceId>>,
+    feeds: feed::Feeds,
     /// Jobs that must not remove the copies of directories which they are for: these go on.
     copies: Mutex<BTreeSet<JobId>>,
+    inline_pins: Arc<InlinePins>,
+    /// Loads that go on: what they have written so far must not be removed.
+    loads: Mutex<BTreeMap<JobId, dump::Going>>,
+    /// Whether a whole instance is being loaded: until it is there, nobody is let in.
+    loading: AtomicBool,
     scrub_cursors: Mutex<BTreeMap<ServerId, ChunkId>>,
     /// When older revisions are looked at next, by the monotonic clock.
     revisions_due: Mutex<Duration>,
+    /// Operations with a name that run.
+    operations: idempotency::Running,
+    /// Jobs that run.
+    board: job::board::Board,
+    /// When it is looked whether lifecycle rules must be applied, by the monotonic clock.
+    lifecycle_due: Mutex<Duration>,
+    /// Held by whoever runs long jobs.
+    long_jobs_turn: tokio::sync::Mutex<()>,
+    long_jobs_wanted: tokio::sync::Notify,
     /// Held by whoever runs jobs.
     jobs_turn: tokio::sync::Mutex<()>,
     jobs_wanted: tokio::sync::Notify,
     stop: AtomicBool,
     metrics: Metrics,
+    work: Work,
 }
 
 /// What the metadata says of this installation, before anything else is opened.
@@ -161,6 +256,8 @@ pub struct Bootstrap {
     pub new: bool,
     /// The chunk stores that belong to it.
     pub servers: Vec<ServerId>,
+    /// The master key that it must be opened with; `None` if any will do.
+    pub master_key: Option<MasterKeyId>,
 }
 
 /// The root user of a first start.
@@ -188,7 +285,8 @@ impl Larder {
         if let Some(found) = txn::get::<Instance>(&*snapshot, &key).await? {
             let Instance { id, servers, .. } = found.value;
             // A start that ended before its stores were recorded left nothing in them.
-            return Ok(Bootstrap { instance: id, new: servers.is_empty(), servers });
+            let master_key = identity::seal::recorded(meta).await?;
+            return Ok(Bootstrap { instance: id, new: servers.is_empty(), servers, master_key });
         }
         let mut txn = Txn::new(snapshot, env.now());
         let instance = Instance {
@@ -200,7 +298,12 @@ impl Larder {
         txn.hold_absent(key.clone());
         txn.put(key, &instance);
         meta.commit(txn.spec).await?;
-        Ok(Bootstrap { instance: instance.id, new: true, servers: Vec::new() })
+        Ok(Bootstrap {
+            instance: instance.id,
+            new: true,
+            servers: Vec::new(),
+            master_key: None,
+        })
     }
 
     /// Opens the file store over its engines, as a new incarnation that fences all before it,
@@ -212,11 +315,16 @@ impl Larder {
         first_user: FirstUser,
         env: Env,
     ) -> Result<(Self, Option<String>)> {
+        let master = config.master_key.clone().unwrap_or_else(|| MasterKey::new(&env));
+        identity::seal::admit(&*meta, &master, config.master_key_replace, env.now()).await?;
+        let sealer = Sealer::new(&master, &env);
+        drop(master);
         let (instance, incarnation) = become_incarnation(&*meta, &stores, &env).await?;
         let mut login_salt = [0; 32];
         env.fill_random(&mut login_salt);
         let larder = Self {
             inner: Arc::new(Inner {
+                work: Work::new(&config.work, &env),
                 config,
                 inline_bytes_max: meta.limits().inline_bytes_max,
                 started: env.now(),
@@ -231,22 +339,39 @@ impl Larder {
                 epochs: Arc::default(),
                 condemned_epochs: Mutex::default(),
                 reservations: Arc::default(),
+                sessions: session::Sessions::default(),
+                sweep_turn: tokio::sync::Mutex::new(()),
                 hashings: Hashings::default(),
                 verified: Mutex::default(),
                 checking: Checking::default(),
+                guard: Guard::default(),
+                uses: Uses::default(),
                 login_salt,
+                sealer,
                 homes: Mutex::default(),
+                feeds: feed::Feeds::default(),
                 copies: Mutex::default(),
+                inline_pins: Arc::default(),
+                loads: Mutex::default(),
+                loading: AtomicBool::new(false),
                 scrub_cursors: Mutex::default(),
                 revisions_due: Mutex::default(),
+                operations: idempotency::Running::default(),
+                board: job::board::Board::default(),
+                lifecycle_due: Mutex::default(),
+                long_jobs_turn: tokio::sync::Mutex::new(()),
+                long_jobs_wanted: tokio::sync::Notify::new(),
                 jobs_turn: tokio::sync::Mutex::new(()),
                 jobs_wanted: tokio::sync::Notify::new(),
                 stop: AtomicBool::new(false),
                 metrics: Metrics::default(),
             }),
         };
+        larder.note_whole_load().await?;
         let password = larder.ensure_first_user(first_user).await?;
         larder.inner.env.spawn("background jobs", larder.clone().run_jobs());
+        larder.inner.env.spawn("sweep of uploads", larder.clone().run_sweeps());
+        larder.inner.env.spawn("long background jobs", larder.clone().run_long_jobs());
         Ok((larder, password))
     }
 
@@ -276,9 +401,14 @@ impl Larder {
     /// Stops background jobs and closes the engines; what was accepted is finished.
     pub async fn shutdown(&self) -> Result<()> {
         self.inner.stop.store(true, Ordering::Release);
+        self.inner.feeds.wake_all();
         self.wake_jobs();
         // The job that runs now sees the flag at its next step.
+        self.inner.long_jobs_wanted.notify_one();
+        self.inner.board.wake_all();
         let _turn = self.inner.jobs_turn.lock().await;
+        let _sweep = self.inner.sweep_turn.lock().await;
+        let _long_turn = self.inner.long_jobs_turn.lock().await;
         Ok(self.inner.meta.close().await?)
     }
 
@@ -287,6 +417,9 @@ impl Larder {
         let mut reasons = Vec::new();
         if self.inner.stopping() {
             reasons.push("shutting down".to_owned());
+        }
+        if self.inner.loading.load(Ordering::Acquire) {
+            reasons.push("being loaded from a dump".to_owned());
         }
         match self.inner.meta.health() {
             Health::Ready => {}
@@ -311,6 +444,7 @@ impl Larder {
             let name = format!("larder_meta_{name}");
             metrics::render_figure(&mut text, &name, "Of the metadata engine.", value);
         }
+        self.render_work(&mut text);
         let ready = u64::from(self.not_ready().is_empty());
         let (name, help) = metrics::READY;
         metrics::render_gauge(&mut text, name, help, ready);
@@ -367,6 +501,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inner {
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Refuses while a whole instance is being loaded.
+    fn require_loaded(&self) -> Result<()> {
+        if self.loading.load(Ordering::Acquire) {
+            let detail = "the instance is being loaded from a dump: wait until that has ended";
+            return Err(Error::new(ErrorKind::Unavailable, detail));
+        }
+        Ok(())
     }
 
     fn homes(&self) -> MutexGuard<'_, BTreeMap<UserId, SpaceId>> {

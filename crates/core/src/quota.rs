@@ -10,7 +10,9 @@
 //! `retained` has no hard edge: deleting must always work. What is over its limit is trimmed by
 //! the retention job, oldest first.
 //!
-//! Not here: reservations of upload sessions, which outlive a request and are records.
+//! What upload sessions reserve outlives a request: it is counted in the meters themselves.
+//!
+//! Not here: whose it is (`session`).
 
 use std::{
     collections::BTreeMap,
@@ -197,6 +199,25 @@ pub(crate) fn charge(txn: &mut Txn, id: SpaceId, limit: Option<u64>, live: i64, 
     fields[QUOTA_RETAINED] = FieldOp::Add(retained);
     txn.add(key.clone(), fields);
     if let (true, Some(limit)) = (live > 0, limit) {
+        let fields = (1 << QUOTA_LIVE) | (1 << QUOTA_RESERVED);
+        let bound = Bound { fields, limit: i64::try_from(limit).unwrap_or(i64::MAX) };
+        if let Some(merge) = txn.spec.merge.iter_mut().find(|merge| merge.key == key) {
+            merge.bounds = vec![bound];
+        }
+    }
+}
+
+/// Changes what is reserved in a space by records, in the commit that changes those; an increase
+/// stays within its limit of live bytes.
+pub(crate) fn reserve_durably(txn: &mut Txn, id: SpaceId, limit: Option<u64>, reserved: i64) {
+    if reserved == 0 {
+        return;
+    }
+    let key = schema::quota_key(id);
+    let mut fields = [FieldOp::Keep; 4];
+    fields[QUOTA_RESERVED] = FieldOp::Add(reserved);
+    txn.add(key.clone(), fields);
+    if let (true, Some(limit)) = (reserved > 0, limit) {
         let fields = (1 << QUOTA_LIVE) | (1 << QUOTA_RESERVED);
         let bound = Bound { fields, limit: i64::try_from(limit).unwrap_or(i64::MAX) };
         if let Some(merge) = txn.spec.merge.iter_mut().find(|merge| merge.key == key) {

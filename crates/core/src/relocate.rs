@@ -8,7 +8,7 @@
 //!
 //! Not here: copies (`copy`).
 
-use larder_base::{ErrorKind, id::SpaceId, name::TreePath};
+use larder_base::{ErrorKind, name::TreePath};
 
 use crate::{
     Larder,
@@ -16,11 +16,14 @@ use crate::{
     caller::Caller,
     entry::{Entry, SpaceRef},
     error::{Error, Result},
+    feed::{ChangeKind, Happened},
+    idempotency::{self, KeptEntry},
     quota::delta,
-    schema::{self, Dirent, DirentBody, Location, Place, STAT_DIRS, STAT_FILES, STAT_SIZE, Space},
+    room::Room,
+    schema::{self, Dirent, DirentBody, Location, Place, STAT_DIRS, STAT_FILES, STAT_SIZE},
     trash,
     tree::{
-        create::{exists, no_parent},
+        create::{exists, open_parent},
         lookup::{self, Chain, Found},
     },
     txn::{Txn, transact},
@@ -41,23 +44,47 @@ impl Larder {
         to: &TreePath,
         overwrite: bool,
     ) -> Result<(Entry, bool)> {
-        let id = self.locate_space(caller, space).await?;
-        let ((dirent, created), _) = transact!(self, id, |txn| {
-            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
-            let source = lookup::resolve(&*txn.snapshot, id, &space, from).await?;
-            let place = Destination::resolve(&txn, id, &space, to).await?;
+        if let Some(before) = idempotency::entry_before()? {
+            return Ok(before);
+        }
+        let moved = self.move_at(caller, space, from, to, overwrite).await;
+        let Err(error) = moved else { return moved };
+        error.into_redirect()?;
+        let from = self.pass_reference(caller, space, from).await?;
+        let to = self.pass_reference(caller, space, to).await?;
+        if from.0 != to.0 {
+            let detail = "a reference lies between the two places: copy and delete instead";
+            return Err(Error::new(ErrorKind::CrossSpace, detail));
+        }
+        Box::pin(self.move_at(caller, &from.0, &from.1, &to.1, overwrite)).await
+    }
+
+    async fn move_at(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        from: &TreePath,
+        to: &TreePath,
+        overwrite: bool,
+    ) -> Result<(Entry, bool)> {
+        let at = self.locate(caller, space).await?;
+        let id = at.space;
+        let ((entry, created), _) = transact!(self, id, |txn| {
+            let space = self.enter_room(&mut txn, caller, at.clone(), Right::Write).await?;
+            let source = lookup::resolve(&*txn.snapshot, &space, from).await?;
+            let place = Destination::resolve(&txn, &space, to).await?;
             place.check(&source, overwrite)?;
             let created = place.existing.is_none();
             if let Some(existing) = &place.existing {
                 self.trash_entry(&mut txn, caller, &space, existing).await?;
             }
-            (relocate(&mut txn, &source, &place).await?, created)
+            let dirent = relocate(&mut txn, &source, &place).await?;
+            // Its own statistics are not written by the move: they and their version stay.
+            let shown = place.chain.join(&place.name);
+            let entry = lookup::entry(&*txn.snapshot, id, shown, &dirent).await?;
+            txn.outcome(&KeptEntry::of(&entry, created));
+            (entry, created)
         });
-        let entry = match &dirent.0.body {
-            DirentBody::File(state) => lookup::file_entry(id, to.clone(), dirent.0.node, state),
-            // Its statistics are not written by the move, so their version is what was read.
-            DirentBody::Dir => self.committed_entry(id, to.clone(), &dirent.0).await?,
-        };
         Ok((entry, created))
     }
 }
@@ -74,21 +101,18 @@ impl Destination {
     /// The place at `to`, whose directory must exist.
     pub(crate) async fn resolve(
         txn: &Txn,
-        id: SpaceId,
-        space: &Space,
+        room: &Room,
         to: &TreePath,
     ) -> Result<Self> {
         let (name, above) = to
             .split_last()
             .ok_or_else(|| Error::new(ErrorKind::Denied, "a root cannot be replaced"))?;
-        let chain = lookup::resolve_dir(&*txn.snapshot, id, space, above).await;
-        let chain = chain.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => no_parent(&to.to_string()),
-            _ => error,
-        })?;
+        let place = open_parent(&*txn.snapshot, room, above, false).await;
+        let chain = place.map_err(|error| error.below(name))?.chain;
+        chain.require()?;
         let dirent = lookup::child(&*txn.snapshot, &chain, name).await?;
         let existing =
-            dirent.map(|dirent| Found { parent: chain.clone(), name: name.clone(), dirent });
+            dirent.map(|dirent| lookup::found_in(&chain, name.clone(), dirent));
         Ok(Self { chain, name: name.clone(), existing })
     }
 
@@ -127,9 +151,10 @@ impl Destination {
 }
 
 /// Takes the source off its place and puts it to the destination.
-async fn relocate(txn: &mut Txn, source: &Found, place: &Destination) -> Result<(Dirent,)> {
+async fn relocate(txn: &mut Txn, source: &Found, place: &Destination) -> Result<Dirent> {
     let id = source.parent.space;
     let dirent = source.dirent.value.clone();
+    source.hold_above(txn)?;
     source.parent.hold(txn).await?;
     let old_key = schema::dirent_key(id, source.parent.dir(), &source.name);
     txn.hold(old_key.clone(), source.dirent.version);
@@ -141,6 +166,11 @@ async fn relocate(txn: &mut Txn, source: &Found, place: &Destination) -> Result<
             txn.put(schema::location_key(dirent.node), &Location { space: id, place });
             (delta(state.size), 1, 0)
         }
+        DirentBody::Ref(_) => {
+            let place = Place::File(parent, place.name.clone());
+            txn.put(schema::location_key(dirent.node), &Location { space: id, place });
+            (0, 0, 0)
+        }
         DirentBody::Dir => {
             let stat = trash::attach(txn, &place.chain, &[], dirent.node, &place.name).await?;
             (stat[STAT_SIZE], stat[STAT_FILES], stat[STAT_DIRS] + 1)
@@ -149,5 +179,8 @@ async fn relocate(txn: &mut Txn, source: &Found, place: &Destination) -> Result<
     place.put(txn, &dirent).await?;
     source.parent.add(txn, -size, -files, -dirs);
     place.chain.add(txn, size, files, dirs);
-    Ok((dirent,))
+    let path = place.chain.join_from_root(&place.name);
+    let from = Some(source.parent.join_from_root(&source.name).to_string());
+    txn.change(id, Happened { from, ..Happened::to(&dirent, ChangeKind::Moved, &path) });
+    Ok(dirent)
 }

@@ -1,5 +1,7 @@
 //! What administration answers: findings of a check, work of a collection, state of jobs.
 
+use std::sync::Arc;
+
 use larder_base::{Timestamp, id::JobId};
 
 /// What a check of every invariant found (docs/semantics.md section 3).
@@ -61,6 +63,32 @@ pub struct CollectReport {
     pub waiting: u64,
 }
 
+/// Work that an administrator may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobKind {
+    /// Reads every chunk and verifies its checksums.
+    Scrub,
+    /// Proves every invariant again.
+    Check,
+    /// Frees what nothing refers to.
+    Collect,
+    /// Applies the lifecycle rules now.
+    Lifecycle,
+}
+
+impl JobKind {
+    /// The kind of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "scrub" => Some(Self::Scrub),
+            "check" => Some(Self::Check),
+            "collect" => Some(Self::Collect),
+            "lifecycle" => Some(Self::Lifecycle),
+            _ => None,
+        }
+    }
+}
+
 /// A background job.
 #[derive(Clone, Debug)]
 pub struct JobInfo {
@@ -70,14 +98,20 @@ pub struct JobInfo {
     pub kind: String,
     /// What it works on.
     pub subject: String,
-    /// `queued`, `running`, `done` or `failed`.
+    /// `queued`, `running`, `cancelling`, `done`, `cancelled` or `failed`.
     pub state: String,
-    /// Steps done so far.
+    /// Steps done so far: records looked at, batches removed, bytes read, as the kind has it.
     pub progress: u64,
     /// When it was made.
     pub created: Timestamp,
     /// When it last got on.
     pub updated: Timestamp,
-    /// Why it failed or waits.
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// Name of the user who wanted it; `None` for what the server starts by itself.
+    pub started_by: Option<Arc<str>>,
+    /// Whether it can be cancelled now.
+    pub cancellable: bool,
+    /// Why it failed or waits, or what it came to.
     pub detail: Option<String>,
 }

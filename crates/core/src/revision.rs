@@ -7,18 +7,26 @@
 //!
 //! Not here: how an upload makes one (`upload::supersede`), retention by age (`job::retention`).
 
-use larder_base::{ErrorKind, id::SpaceId, name::TreePath};
+use larder_base::{
+    ErrorKind,
+    id::{NodeId, SpaceId},
+    name::TreePath,
+};
+use larder_meta::Snapshot;
 
 use crate::{
     Larder,
     access::Right,
     blob::References,
     caller::Caller,
-    entry::{Entry, ListOptions, Page, RevisionInfo, SpaceRef},
+    entry::{Entry, ListOptions, Page, RevisionInfo, SpaceRef, Target},
     error::{Error, Result},
+    feed::{ChangeKind, Happened},
+    idempotency::{self, KeptEntry},
     quota::{self, delta},
+    room::Room,
     schema::{self, Dirent, DirentBody, FileState, Origin, Space},
-    tree::lookup::{self, Found},
+    tree::lookup::{self, Found, through},
     txn::{self, Txn, transact},
     upload::{Replaced, supersede},
 };
@@ -32,10 +40,21 @@ impl Larder {
         path: &TreePath,
         options: &ListOptions,
     ) -> Result<Page<RevisionInfo>> {
-        let id = self.locate_space(caller, space).await?;
+        through!(|space, path| self.revisions_at(caller, space, path, options))
+    }
+
+    async fn revisions_at(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+        options: &ListOptions,
+    ) -> Result<Page<RevisionInfo>> {
+        let at = self.locate(caller, space).await?;
+        let id = at.space;
         let snapshot = self.inner.meta.snapshot().await?;
-        let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
-        let found = lookup::resolve(&*snapshot, id, &space, path).await?;
+        let room = self.open_room(&*snapshot, caller, at, Right::Read).await?;
+        let found = self.find_file(&*snapshot, &room, path).await?;
         let node = found.dirent.value.node;
         let current = file_state(&found)?;
         let limit = options.page_limit();
@@ -70,10 +89,24 @@ impl Larder {
         path: &TreePath,
         revision: u64,
     ) -> Result<Entry> {
-        let id = self.locate_space(caller, space).await?;
+        if let Some((before, _)) = idempotency::entry_before()? {
+            return Ok(before);
+        }
+        through!(|space, path| self.restore_revision_at(caller, space, path, revision))
+    }
+
+    async fn restore_revision_at(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+        revision: u64,
+    ) -> Result<Entry> {
+        let at = self.locate(caller, space).await?;
+        let id = at.space;
         let (entry, _) = transact!(self, id, |txn| {
-            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
-            let found = lookup::resolve(&*txn.snapshot, id, &space, path).await?;
+            let space = self.enter_room(&mut txn, caller, at.clone(), Right::Write).await?;
+            let found = self.find_file(&*txn.snapshot, &space, path).await?;
             let current = file_state(&found)?.clone();
             let old = self.revision_state(&txn, id, &found, revision).await?;
             let more = old.size.saturating_sub(current.size);
@@ -91,8 +124,10 @@ impl Larder {
             let next =
                 supersede(&mut txn, &space, &replaced, &current, next, &mut references).await?;
             references.apply(&mut txn).await?;
-            let path = found.parent.join(&found.name);
-            lookup::file_entry(id, path, found.dirent.value.node, &next)
+            let path = found.path(&space);
+            let entry = lookup::file_entry(id, path, found.dirent.value.node, &next);
+            txn.outcome(&KeptEntry::of(&entry, false));
+            entry
         });
         Ok(entry)
     }
@@ -105,20 +140,78 @@ impl Larder {
         path: &TreePath,
         revision: u64,
     ) -> Result<()> {
-        let id = self.locate_space(caller, space).await?;
+        through!(|space, path| self.delete_revision_at(caller, space, path, revision))
+    }
+
+    async fn delete_revision_at(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+        revision: u64,
+    ) -> Result<()> {
+        let at = self.locate(caller, space).await?;
+        let id = at.space;
         transact!(self, id, |txn| {
-            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
-            let found = lookup::resolve(&*txn.snapshot, id, &space, path).await?;
-            if file_state(&found)?.revision == revision {
-                let detail = "the current revision cannot be deleted alone: delete the file";
-                return Err(Error::new(ErrorKind::Conflict, detail));
-            }
-            let old = self.revision_state(&txn, id, &found, revision).await?;
-            txn.frees();
-            remove_older(&mut txn, id, &space, &found, &[old]).await?;
+            let space = self.enter_room(&mut txn, caller, at.clone(), Right::Write).await?;
+            let found = self.find_file(&*txn.snapshot, &space, path).await?;
+            self.remove_revision(&mut txn, &space, &found, revision).await?;
         });
         self.wake_jobs();
         Ok(())
+    }
+
+    /// Removes one older revision of the file with this id. `Conflict` for the current one.
+    pub async fn delete_revision_by_id(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        revision: u64,
+    ) -> Result<()> {
+        let target = Target::Node(node);
+        let at = self.space_of(caller, &target).await?;
+        let id = at.space;
+        transact!(self, id, |txn| {
+            let room = self.enter_room(&mut txn, caller, at.clone(), Right::Write).await;
+            let room = room.map_err(|error| lookup::hide_space(&target, error))?;
+            let found = self.find(&*txn.snapshot, &room, &target).await?;
+            let found = found.ok_or_else(|| Error::invalid("this cannot be done to a root"))?;
+            self.remove_revision(&mut txn, &room, &found, revision).await?;
+        });
+        self.wake_jobs();
+        Ok(())
+    }
+
+    async fn remove_revision(
+        &self,
+        txn: &mut Txn,
+        room: &Room,
+        found: &Found,
+        revision: u64,
+    ) -> Result<()> {
+        if file_state(found)?.revision == revision {
+            let detail = "the current revision cannot be deleted alone: delete the file";
+            return Err(Error::new(ErrorKind::Conflict, detail));
+        }
+        let old = self.revision_state(txn, room.id, found, revision).await?;
+        txn.frees();
+        remove_older(txn, room.id, room, found, &[old]).await
+    }
+
+    /// The file at `path`: of a room that begins at a file, the root is that file.
+    async fn find_file(
+        &self,
+        snapshot: &dyn Snapshot,
+        room: &Room,
+        path: &TreePath,
+    ) -> Result<Found> {
+        let target = Target::Path(SpaceRef::Id(room.id), path.clone());
+        let found = self.find(snapshot, room, &target).await?;
+        let found = found.ok_or_else(|| Error::invalid("this cannot be done to a root"))?;
+        match found.dirent.value.body {
+            DirentBody::Ref(to) => Err(lookup::leave(room, &found.parent, &found.name, to, &[])),
+            DirentBody::File(_) | DirentBody::Dir => Ok(found),
+        }
     }
 
     /// The state of a revision, current or older.
@@ -163,7 +256,13 @@ pub(crate) async fn remove_older(
     quota::charge(txn, id, space.limits.live, 0, -delta(bytes));
     let key = schema::dirent_key(id, found.parent.dir(), &found.name);
     txn.hold(key.clone(), found.dirent.version);
-    txn.put(key, &Dirent { node, body: DirentBody::File(current) });
+    let dirent = Dirent { node, body: DirentBody::File(current) };
+    txn.put(key, &dirent);
+    // What retention removes is told to nobody: it is the policy, and may be very much.
+    if txn.author.is_some() {
+        let path = found.parent.join_from_root(&found.name);
+        txn.change(id, Happened::to(&dirent, ChangeKind::RevisionDeleted, &path));
+    }
     Ok(())
 }
 
@@ -172,6 +271,7 @@ pub(crate) fn file_state(found: &Found) -> Result<&FileState> {
     match &found.dirent.value.body {
         DirentBody::File(state) => Ok(state),
         DirentBody::Dir => Err(Error::new(ErrorKind::WrongType, "it is a directory")),
+        DirentBody::Ref(_) => Err(Error::new(ErrorKind::WrongType, "it is a reference")),
     }
 }
 
@@ -185,7 +285,7 @@ fn replaced(found: &Found, keep: Option<u32>) -> Replaced<'_> {
     }
 }
 
-fn info(node: larder_base::id::NodeId, state: &FileState) -> RevisionInfo {
+fn info(node: NodeId, state: &FileState) -> RevisionInfo {
     RevisionInfo {
         revision: state.revision,
         size: state.size,
@@ -202,7 +302,7 @@ fn info(node: larder_base::id::NodeId, state: &FileState) -> RevisionInfo {
 pub(crate) async fn oldest(
     txn: &Txn,
     id: SpaceId,
-    node: larder_base::id::NodeId,
+    node: NodeId,
     limit: usize,
 ) -> Result<Vec<FileState>> {
     let prefix = schema::revisions_prefix(id, node);

@@ -15,16 +15,20 @@ use larder_meta::{FieldOp, Snapshot};
 
 use crate::{
     Larder,
-    access::{Right, authorize, require_admin},
+    access::{Right, require_admin},
     caller::Caller,
     entry::{
         ListOptions, NewSpace, Page, PolicyChange, SpaceChange, SpaceInfo, SpaceKind, SpaceLimits,
         SpacePolicy, SpaceRef,
     },
     error::{Error, Result},
+    idempotency,
     schema::{self, Authority, DirState, JobWork, Location, Place, Space, SpaceState},
     txn::{self, Txn, transact},
 };
+
+/// Most days of a policy: a hundred years.
+const DAYS_MAX: u32 = 36_600;
 
 /// Most homes whose ids are remembered in memory.
 const HOMES_MAX: usize = 10_000;
@@ -51,6 +55,9 @@ impl Larder {
             if let Some(home) = txn.get::<SpaceId>(&key).await? {
                 return Ok(self.remember_home(caller, home.value));
             }
+            txn.incidental();
+            // Nobody who was just deleted is given a home that no one would remove.
+            caller.hold(&mut txn);
             let id = SpaceId::new(&self.inner.env);
             let name = self.home_name(&txn, caller, id).await?;
             txn.hold_absent(key.clone());
@@ -82,6 +89,9 @@ impl Larder {
     /// Makes a space. Administrators only.
     pub async fn create_space(&self, caller: &Caller, new: NewSpace) -> Result<SpaceInfo> {
         require_admin(caller)?;
+        if let Some((id, _)) = idempotency::before::<SpaceId>()? {
+            return self.space(caller, &SpaceRef::Id(id)).await;
+        }
         check_name(&new.name)?;
         check_policy(&new.policy.apply(&SpacePolicy::default_of(new.kind)))?;
         match new.kind {
@@ -101,6 +111,7 @@ impl Larder {
                 return Err(name_taken(other.value));
             }
             self.put_space(&mut txn, caller, id, new.clone());
+            txn.outcome(&id);
         });
         // Committed: what fails now must not be told as if nothing had happened.
         self.space(caller, &SpaceRef::Id(id)).await.map_err(Error::of_unknown_outcome)
@@ -110,6 +121,8 @@ impl Larder {
     fn put_space(&self, txn: &mut Txn, caller: &Caller, id: SpaceId, new: NewSpace) {
         let root = NodeId::new(&self.inner.env);
         let name_key = schema::space_name_key(&new.name);
+        // An instance that is being loaded has nothing else.
+        txn.hold_absent(schema::load_key(schema::WHOLE_LOAD));
         txn.hold_absent(name_key.clone());
         txn.put(name_key, &id);
         let policy = new.policy.apply(&SpacePolicy::default_of(new.kind));
@@ -148,13 +161,13 @@ impl Larder {
             }
         };
         let mut entries = Vec::new();
+        let known = self.known_spaces(&*snapshot, caller).await?;
         loop {
             let records = txn::page(&*snapshot, &prefix, after.as_deref(), limit).await?;
             for (key, record) in &records {
                 let id = SpaceId::from_bytes(schema::trailing_id(key)?);
                 let space: Space = schema::decode(key, &record.value)?;
-                let visible = space.state == SpaceState::Enabled
-                    && authorize(caller, &space, Right::Read).is_ok();
+                let visible = space.state == SpaceState::Enabled && known.has(caller, id, &space);
                 if visible && entries.len() < limit {
                     entries.push(self.space_info(&*snapshot, id, space).await?);
                 }
@@ -175,8 +188,8 @@ impl Larder {
     pub async fn space(&self, caller: &Caller, space: &SpaceRef) -> Result<SpaceInfo> {
         let id = self.locate_space(caller, space).await?;
         let snapshot = self.inner.meta.snapshot().await?;
-        let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
-        self.space_info(&*snapshot, id, space).await
+        let room = self.open_room(&*snapshot, caller, id, Right::Read).await?;
+        self.space_info(&*snapshot, id, (*room).clone()).await
     }
 
     /// Changes a space: limits by administrators, name and policy by its owner too. Of changes at
@@ -188,6 +201,9 @@ impl Larder {
         space: &SpaceRef,
         change: SpaceChange,
     ) -> Result<SpaceInfo> {
+        if let Some((id, _)) = idempotency::before::<SpaceId>()? {
+            return self.space(caller, &SpaceRef::Id(id)).await;
+        }
         let id = self.locate_space(caller, space).await?;
         let right = if change.limits.is_empty() { Right::Manage } else { Right::Administer };
         if let Some(name) = &change.name {
@@ -211,6 +227,7 @@ impl Larder {
                 check_policy(&space.policy)?;
             }
             txn.put(schema::space_key(id), &space);
+            txn.outcome(&id);
         });
         // A new policy is looked at with the next round.
         *self.inner.revisions_due() = std::time::Duration::ZERO;
@@ -289,6 +306,10 @@ fn check_name(name: &str) -> Result<()> {
 fn check_policy(policy: &SpacePolicy) -> Result<()> {
     use larder_chunk::placement::{Copies, Split};
     policy.placement.check().map_err(|error| Error::invalid(error.to_string()))?;
+    let days = policy.versions_days.max(policy.trash_days);
+    if days.is_some_and(|days| days > DAYS_MAX) {
+        return Err(Error::invalid(format!("days of a policy are at most {DAYS_MAX}")));
+    }
     match policy.placement.split {
         Split::Fixed { bytes } if bytes < 1 << 20 => {
             return Err(Error::invalid("a split of fixed size has at least 1 MiB per chunk"));

@@ -18,25 +18,25 @@ use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::{Conditions, Entry, ListOptions, Page, RestoreOptions, SpaceRef, Target, TrashItem},
+    entry::{Conditions, Entry, EntryKind, ListOptions, Page, RestoreOptions, SpaceRef, Target, TrashItem},
     error::{Error, Result},
+    feed::{ChangeKind, Happened},
+    idempotency::{self, KeptEntry},
     quota::{self, delta},
+    room::Room,
     schema::{
         self, Authority, DirState, Dirent, DirentBody, Job, JobState, JobWork, Location, Place,
         STAT_DIRS, STAT_FILES, STAT_SIZE, Space, Trashed, TrashedBody,
     },
     tree::{
-        create::{OpenPlace, exists},
-        lookup::{self, Chain, Found},
+        create::{OpenPlace, exists, free_name, open_parent},
+        lookup::{self, Chain, Found, through},
     },
     txn::{self, Stored, Txn, transact},
 };
 
 /// Items that one transaction of "empty the trash" marks: each is two records.
 const EMPTY_BATCH: usize = 40;
-
-/// Names tried when a restored item may take another one.
-const RENAMES_MAX: u32 = 100;
 
 impl Larder {
     /// Moves an entry, with everything below it, into the trash.
@@ -48,10 +48,30 @@ impl Larder {
         target: &Target,
         conditions: &Conditions,
     ) -> Result<TrashItem> {
-        let id = self.space_of(caller, target).await?;
+        match target {
+            Target::Path(_, path) if path.is_root() => {
+                Err(Error::invalid("the root cannot be deleted"))
+            }
+            Target::Path(space, path) => through!(|space, path| {
+                let target = Target::Path(space.clone(), path.clone());
+                async move { self.delete_at(caller, &target, conditions).await }
+            }),
+            Target::Node(_) => self.delete_at(caller, target, conditions).await,
+        }
+    }
+
+    async fn delete_at(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        conditions: &Conditions,
+    ) -> Result<TrashItem> {
+        let at = self.space_of(caller, target).await?;
+        let id = at.space;
         let (item, _) = transact!(self, id, |txn| {
-            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
-            let found = self.find(&*txn.snapshot, id, &space, target).await?;
+            let room = self.enter_room(&mut txn, caller, at.clone(), Right::Write).await;
+            let space = room.map_err(|error| lookup::hide_space(target, error))?;
+            let found = self.find(&*txn.snapshot, &space, target).await?;
             let found = found.ok_or_else(|| Error::invalid("the root cannot be deleted"))?;
             if !conditions.is_empty() {
                 let path = TreePath::root();
@@ -76,11 +96,15 @@ impl Larder {
         space: &Space,
         found: &Found,
     ) -> Result<TrashItem> {
-        let Found { parent, name, dirent } = found;
+        found.hold_above(txn)?;
+        let Found { parent, name, dirent, .. } = found;
         let id = parent.space;
         let item = TrashId::new(&self.inner.env);
         let node = dirent.value.node;
         txn.hold(schema::dirent_key(id, parent.dir(), name), dirent.version);
+        txn.author.get_or_insert_with(|| caller.name.clone());
+        let path = parent.join_from_root(name);
+        txn.change(id, Happened::to(&dirent.value, ChangeKind::Deleted, &path));
         let (size, body) = match &dirent.value.body {
             DirentBody::File(state) => {
                 parent.add(txn, -delta(state.size), -1, 0);
@@ -97,13 +121,23 @@ impl Larder {
                 })?;
                 (size, TrashedBody::Dir)
             }
+            // What a reference stands for stays; it itself holds nothing worth keeping.
+            DirentBody::Ref(to) => {
+                txn.delete(schema::location_key(node));
+                parent.add(txn, 0, 0, 0);
+                let (id, kind, size) = (node, EntryKind::Ref, 0);
+                let path = parent.join_from_root(name).to_string();
+                let (deleted_by, deleted) = (caller.name.clone(), txn.now);
+                tracing::debug!(reference = %node, target = %to.node, "reference removed");
+                return Ok(TrashItem { item, id, path, kind, size, deleted_by, deleted });
+            }
         };
         quota::charge(txn, id, space.limits.live, -delta(size), delta(size));
         let trashed = Trashed {
             node,
             parent: parent.dir(),
             name: name.clone(),
-            path: parent.join(name).to_string(),
+            path: parent.join_from_root(name).to_string(),
             deleted_by: caller.name.clone(),
             deleted: txn.now,
             size,
@@ -123,7 +157,7 @@ impl Larder {
     ) -> Result<Page<TrashItem>> {
         let id = self.locate_space(caller, space).await?;
         let snapshot = self.inner.meta.snapshot().await?;
-        self.read_space(&*snapshot, caller, id, Right::Read).await?;
+        self.read_space(&*snapshot, caller, id, Right::Write).await?;
         let limit = options.page_limit();
         let prefix = schema::trash_prefix(id);
         let mut end = match &options.cursor {
@@ -169,17 +203,24 @@ impl Larder {
         item: TrashId,
         options: &RestoreOptions,
     ) -> Result<Entry> {
+        if let Some((before, _)) = idempotency::entry_before()? {
+            return Ok(before);
+        }
         let id = self.locate_space(caller, space).await?;
         let (entry, _) = transact!(self, id, |txn| {
-            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let space = self.enter_room(&mut txn, caller, id, Right::Write).await?;
+            lookup::resolve_dir(&*txn.snapshot, &space, &[]).await?;
             let key = schema::trash_key(id, item);
             let trashed = read_item(&txn, &key).await?;
             self.promise(&mut txn, id, &space, trashed.value.size).await?;
             txn.hold(key.clone(), trashed.version);
             txn.delete(key);
             let (place, name) =
-                self.restore_place(&mut txn, id, &space, &trashed.value, options).await?;
-            self.restore_once(&mut txn, &space, &place, &name, &trashed.value).await?
+                self.restore_place(&mut txn, &space, &trashed.value, options).await?;
+            let entry =
+                self.restore_once(&mut txn, &space, &place, &name, &trashed.value).await?;
+            txn.outcome(&KeptEntry::of(&entry, false));
+            entry
         });
         Ok(entry)
     }
@@ -188,8 +229,7 @@ impl Larder {
     async fn restore_place(
         &self,
         txn: &mut Txn,
-        id: SpaceId,
-        space: &Space,
+        room: &Room,
         trashed: &Trashed,
         options: &RestoreOptions,
     ) -> Result<(OpenPlace, EntryName)> {
@@ -198,16 +238,16 @@ impl Larder {
             Some(to) => {
                 let (name, above) =
                     to.split_last().ok_or_else(|| Error::invalid("a root is no place for it"))?;
-                (self.open_parent(txn, id, space, above, parents).await?, name.clone())
+                (open_parent(&*txn.snapshot, room, above, parents).await?, name.clone())
             }
             None => {
                 let name = trashed.name.clone();
-                match lookup::chain_of(&*txn.snapshot, id, space, trashed.parent).await {
+                match lookup::chain_of(&*txn.snapshot, room, trashed.parent).await {
                     Ok(chain) => (OpenPlace { chain, missing: Vec::new() }, name),
                     Err(error) if error.kind() == ErrorKind::NotFound && parents => {
                         let path = TreePath::parse(&trashed.path)?;
                         let above = path.split_last().map_or(&[][..], |(_, above)| above);
-                        (self.open_parent(txn, id, space, above, true).await?, name)
+                        (open_parent(&*txn.snapshot, room, above, true).await?, name)
                     }
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         let detail = "the directory it was in is gone: \
@@ -265,7 +305,9 @@ impl Larder {
         place.chain.add(txn, size, files, dirs);
         quota::charge(txn, id, space.limits.live, size, -size);
         let names = [place.chain.path(), &place.missing, std::slice::from_ref(name)].concat();
-        lookup::entry(&*txn.snapshot, id, TreePath::of_entry(names), &dirent).await
+        let path = TreePath::of_entry(names);
+        txn.change(id, Happened::to(&dirent, ChangeKind::Restored, &path));
+        lookup::entry(&*txn.snapshot, id, path, &dirent).await
     }
 
     /// Destroys an item: from the answer on it cannot be restored; a job removes its bytes.
@@ -290,7 +332,7 @@ impl Larder {
             self.wake_jobs();
             match batch {
                 Ok(Some(last)) => after = Some(last),
-                Ok(None) => return Ok(()),
+                Ok(None) => return self.record_silent_operation().await,
                 Err(error) if after.is_some() => return Err(error.of_unknown_outcome()),
                 Err(error) => return Err(error),
             }
@@ -307,6 +349,7 @@ impl Larder {
         let prefix = schema::trash_prefix(id);
         let (last, _) = transact!(self, id, |txn| {
             self.enter_space(&mut txn, caller, id, Right::Write).await?;
+            txn.incidental();
             let records = txn::page(&*txn.snapshot, &prefix, after, EMPTY_BATCH).await?;
             let Some((last, _)) = records.last() else { return Ok(None) };
             for (key, record) in &records {
@@ -414,24 +457,6 @@ pub(crate) async fn hold_stat(txn: &mut Txn, id: SpaceId, dir: NodeId) -> Result
         None => txn.hold_absent(key),
     }
     Ok(stat)
-}
-
-/// `name`, or the first of `name (2)`, `name (3)`, ... that is free.
-async fn free_name(txn: &Txn, chain: &Chain, name: &EntryName, rename: bool) -> Result<EntryName> {
-    let mut candidate = name.clone();
-    for number in 2..=RENAMES_MAX {
-        match lookup::child(&*txn.snapshot, chain, &candidate).await? {
-            None => return Ok(candidate),
-            Some(dirent) if !rename => return Err(exists(dirent.value.node)),
-            Some(_) => {}
-        }
-        let (stem, extension) = match name.as_str().rsplit_once('.') {
-            Some((stem, extension)) if !stem.is_empty() => (stem, format!(".{extension}")),
-            _ => (name.as_str(), String::new()),
-        };
-        candidate = EntryName::new(&format!("{stem} ({number}){extension}"))?;
-    }
-    Err(Error::new(ErrorKind::AlreadyExists, "no free name was found"))
 }
 
 fn public(item: TrashId, trashed: &Trashed) -> TrashItem {

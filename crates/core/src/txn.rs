@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use larder_base::{
     ErrorKind, Timestamp, failpoint,
-    id::{SpaceId, UserId},
+    id::SpaceId,
 };
 use larder_meta::{CommitError, Committed, FieldOp, Merge, Revision, Snapshot, TxnSpec, Version};
 use serde::{Serialize, de::DeserializeOwned};
@@ -26,6 +26,8 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use crate::{
     Larder,
     error::{Error, Result},
+    feed::Feeds,
+    idempotency,
     quota::Reservation,
     schema,
 };
@@ -69,15 +71,34 @@ pub(crate) struct Txn {
     pub(crate) spec: TxnSpec,
     /// One time for everything that this commit writes.
     pub(crate) now: Timestamp,
-    /// Whose rights this relies on.
-    pub(crate) caller: Option<UserId>,
+    /// The records that say who asks: if one of them changes, the request must log in again.
+    pub(crate) login: Vec<Bytes>,
+    /// Name of who asks, for what is reported of it.
+    pub(crate) author: Option<Arc<str>>,
     /// Bytes promised to this operation; the promise ends with the commit.
     pub(crate) reservation: Option<Reservation>,
+    /// What a repetition of the request is to be told; see [`Txn::outcome`].
+    pub(crate) outcome: Option<Bytes>,
+    /// Whether this commit is not what the request is about.
+    pub(crate) incidental: bool,
+    /// Whether content that stands in the metadata is condemned rather than removed, because a
+    /// dump may still read it.
+    pub(crate) keep_inline: bool,
 }
 
 impl Txn {
     pub(crate) fn new(snapshot: Arc<dyn Snapshot>, now: Timestamp) -> Self {
-        Self { snapshot, spec: TxnSpec::default(), now, caller: None, reservation: None }
+        Self {
+            snapshot,
+            spec: TxnSpec::default(),
+            now,
+            login: Vec::new(),
+            author: None,
+            reservation: None,
+            outcome: None,
+            incidental: false,
+            keep_inline: false,
+        }
     }
 
     /// Reads a record.
@@ -264,16 +285,19 @@ impl Larder {
         attempts.made += 1;
         let mut txn = Txn::new(self.inner.meta.snapshot().await?, self.inner.env.now());
         txn.reservation = attempts.reservation.take();
+        txn.keep_inline = self.inner.inline_pins.pinned();
         Ok(txn)
     }
 
     /// Commits an attempt. `None` means that it must be made again.
     pub(crate) async fn commit(
         &self,
-        txn: Txn,
+        mut txn: Txn,
         attempts: &mut Attempts,
     ) -> Result<Option<Revision>> {
-        let Txn { mut spec, snapshot, caller, reservation, .. } = txn;
+        // Here and not in the operations: none can forget it.
+        let recording = self.name_commit(&mut txn)?;
+        let Txn { mut spec, snapshot, login, reservation, keep_inline, .. } = txn;
         drop(snapshot);
         spec.fence = Some(self.inner.incarnation);
         failpoint::reach("commit.before");
@@ -287,6 +311,16 @@ impl Larder {
             Some(reservation) => reservation.commit_window().await,
             None => None,
         };
+        let feeds = Feeds::touched(&spec.append);
+        let dumps = self.inner.inline_pins.commit_window().await;
+        if !keep_inline
+            && self.inner.inline_pins.pinned()
+            && spec.delete.iter().any(|key| key.starts_with(b"bl"))
+        {
+            // A dump has begun since: it may need what this removes.
+            attempts.reservation = reservation;
+            return Ok(None);
+        }
         let result = self.inner.meta.commit(spec).await;
         if matches!(result, Err(CommitError::Conflict(_))) {
             attempts.reservation = reservation;
@@ -294,18 +328,29 @@ impl Larder {
             // Inside the window: nobody is refused because these bytes are counted twice.
             drop(reservation);
         }
+        drop(dumps);
         drop(window);
         drop(together);
         match result {
             Ok(Committed::Now(revision)) => {
+                self.inner.feeds.wake(feeds);
+                if let Some(recording) = recording {
+                    recording.recorded();
+                }
                 failpoint::reach("commit.after");
                 Ok(Some(revision))
             }
-            Ok(Committed::Before(_)) => Err(Error::internal("commit repeated without a name")),
+            Ok(Committed::Before(_)) => {
+                let detail = "the same request was done meanwhile: send it again for its answer";
+                Err(Error::new(ErrorKind::Conflict, detail))
+            }
+            Err(CommitError::Bound(key)) if idempotency::counts(&key) => {
+                Err(idempotency::too_many())
+            }
             Err(CommitError::Conflict(key))
-                if caller.is_some_and(|user| key == schema::user_key(user)) =>
+                if login.contains(&key) =>
             {
-                let detail = "the account changed while the request ran: log in again";
+                let detail = "the account, key or link changed while the request ran: log in again";
                 Err(Error::new(ErrorKind::Unauthenticated, detail))
             }
             Err(CommitError::Conflict(_)) if attempts.made < ATTEMPTS_MAX => {

@@ -10,9 +10,9 @@
 //! Cancel: dropping an [`Upload`] aborts it. [`Upload::commit`] of an upload with chunks goes on
 //! in a task of its own when it is dropped, so that their fate is always decided by the commit.
 //!
-//! Not here: resumable sessions, which will end in the same commit.
+//! Not here: resumable sessions (`session`), which end in the same commit.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use larder_base::{
@@ -20,6 +20,7 @@ use larder_base::{
     id::{NodeId, SpaceId},
     name::{EntryName, TreePath},
 };
+use larder_chunk::placement::Placement;
 
 use crate::{
     Larder,
@@ -30,15 +31,20 @@ use crate::{
     },
     caller::Caller,
     entry::{Conditions, Entry, EtagSet, SpaceRef, UploadOptions, Written},
-    error::{Error, Result},
+    error::{Error, Redirect, Result},
+    expiry,
+    feed::{ChangeKind, Happened},
+    idempotency::{self, KeptEntry},
     quota::{self, Reservation, delta},
+    room::{Located, Room},
     schema::{
         self, Blob, BlobState, Content, Dirent, DirentBody, FileState, Location, Origin, Place,
         Space,
     },
+    session::SessionEnd,
     tree::{
-        create::{OpenPlace, no_parent},
-        lookup::{self, Chain},
+        create::{OpenPlace, free_name, no_parent, open_parent},
+        lookup::{self, Chain, Found},
     },
     txn::{self, Stored, Txn, transact},
 };
@@ -50,6 +56,9 @@ const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 /// up to three records.
 const TRIM_BATCH: usize = 20;
 
+/// How often a running upload looks whether it is still allowed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Longest MIME type, in bytes.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 
@@ -59,23 +68,26 @@ pub struct Upload {
     larder: Larder,
     place: Destination,
     options: UploadOptions,
+    /// The path that the request named, before any reference.
+    asked: TreePath,
     content_type: Arc<str>,
     writer: BlobWriter,
     reservation: Option<Reservation>,
     /// Size of the file that is replaced, as it was at the start.
     replaces_bytes: u64,
+    /// When the right to it was looked at last, by the monotonic clock.
+    looked: Duration,
 }
 
 /// Where an upload goes.
 #[derive(Clone, Debug)]
-struct Destination {
-    caller: Caller,
-    space: SpaceId,
-    path: TreePath,
-    name: EntryName,
+pub(crate) struct Destination {
+    pub(crate) caller: Caller,
+    pub(crate) at: Located,
+    pub(crate) path: TreePath,
     /// The parent that the path named when a large upload began; a small one resolves its path
     /// at the commit, which is the same moment.
-    parent: Option<NodeId>,
+    pub(crate) parent: Option<NodeId>,
 }
 
 impl Larder {
@@ -91,48 +103,128 @@ impl Larder {
         path: &TreePath,
         options: UploadOptions,
     ) -> Result<Upload> {
-        let (name, _) = path
-            .split_last()
-            .ok_or_else(|| Error::new(ErrorKind::WrongType, "the root is a directory"))?;
+        let at = self.locate(caller, space).await?;
+        if path.is_root() && at.base.is_none() {
+            return Err(Error::new(ErrorKind::WrongType, "the root is a directory"));
+        }
+        let mut place =
+            Destination { caller: caller.clone(), at, path: path.clone(), parent: None };
         let content_type = content_type(options.content_type.as_deref())?;
-        let id = self.locate_space(caller, space).await?;
-        let mut place = Destination {
-            caller: caller.clone(),
-            space: id,
-            path: path.clone(),
-            name: name.clone(),
-            parent: None,
-        };
-        let mut upload = Upload {
-            larder: self.clone(),
-            writer: BlobWriter::new(self, larder_chunk::placement::Placement::SINGLE, None),
-            content_type,
-            reservation: None,
-            replaces_bytes: 0,
-            options,
-            place: place.clone(),
-        };
         // A small body is here before a refusal could save anything.
         let inline_max = self.inner.inline_bytes_max as u64;
-        if upload.options.length.is_some_and(|length| length <= inline_max) {
-            let placement = larder_chunk::placement::Placement::SINGLE;
-            upload.writer = BlobWriter::new(self, placement, upload.options.length);
-            return Ok(upload);
+        let small = options.length.is_some_and(|length| length <= inline_max);
+        // What has been done before is not done again: only the digest of the body is wanted.
+        let repeated = idempotency::is_repeated();
+        if !repeated {
+            expiry::check(options.expires, self.inner.env.now())?;
         }
+        let opened = if small || repeated {
+            Opened { placement: Placement::SINGLE, reservation: None, replaces_bytes: 0 }
+        } else {
+            match self.open_large(&mut place, &options).await {
+                Ok(opened) => opened,
+                Err(error) => {
+                    place.redirect(error)?;
+                    Box::pin(self.open_large(&mut place, &options)).await?
+                }
+            }
+        };
+        let writer = if repeated {
+            BlobWriter::digest_only(self)
+        } else {
+            let mut writer = BlobWriter::new(self, opened.placement, options.length);
+            writer.on_behalf_of(caller.client())?;
+            writer
+        };
+        Ok(Upload {
+            larder: self.clone(),
+            writer,
+            content_type,
+            reservation: opened.reservation,
+            replaces_bytes: opened.replaces_bytes,
+            options,
+            asked: path.clone(),
+            place,
+            looked: self.inner.env.monotonic(),
+        })
+    }
+
+    /// Looks whether a large upload may begin, and reserves what it needs.
+    async fn open_large(
+        &self,
+        place: &mut Destination,
+        options: &UploadOptions,
+    ) -> Result<Opened> {
+        let id = place.at.space;
+        let (room, found, current) = self.look(place, options).await?;
+        check_conditions(&options.conditions, current.as_ref())?;
+        if found.place.missing.is_empty() {
+            place.parent = Some(found.place.chain.dir());
+        }
+        let replaces_bytes = current.map_or(0, |(_, state)| state.value.size);
+        let more = options.length.unwrap_or(0).saturating_sub(replaces_bytes);
+        let reservation = Some(self.reserve(id, &room, more).await?);
+        Ok(Opened { placement: room.policy.placement, reservation, replaces_bytes })
+    }
+
+    /// The destination of an upload as it is now, if the caller may still upload there.
+    async fn look(
+        &self,
+        place: &Destination,
+        options: &UploadOptions,
+    ) -> Result<(Room, OpenFile, Option<(NodeId, Stored<FileState>)>)> {
         let txn = Txn::new(self.inner.meta.snapshot().await?, self.inner.env.now());
-        let space = self.read_space(&*txn.snapshot, caller, id, Right::Write).await?.value;
-        let found = self.open_place(&txn, &place, &space, upload.options.parents).await?;
-        let current = current_file(&txn, &found, name).await?;
-        check_conditions(&upload.options.conditions, current.as_ref())?;
-        if found.missing.is_empty() {
-            place.parent = Some(found.chain.dir());
+        let at = place.at.clone();
+        let room = self.open_room(&*txn.snapshot, &place.caller, at, Right::Create).await?;
+        let mut found = self.open_place(&txn, place, &room, options.parents).await?;
+        let current = current_file(&txn, &room, &mut found).await?;
+        found.place.chain.require()?;
+        Ok((room, found, current))
+    }
+
+    /// Where an upload to this path goes, before anything was looked at.
+    pub(crate) async fn aim(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+    ) -> Result<Destination> {
+        let at = self.locate(caller, space).await?;
+        Ok(Destination { caller: caller.clone(), at, path: path.clone(), parent: None })
+    }
+
+    /// Binds a destination to the directory that its path names now, behind any reference;
+    /// answers the size of the file that is there. Errors: those of [`Self::open_upload`].
+    pub(crate) async fn bind(
+        &self,
+        place: &mut Destination,
+        options: &UploadOptions,
+    ) -> Result<u64> {
+        if place.path.is_root() && place.at.base.is_none() {
+            return Err(Error::new(ErrorKind::WrongType, "the root is a directory"));
         }
-        upload.replaces_bytes = current.map_or(0, |(_, state)| state.value.size);
-        let more = upload.options.length.unwrap_or(0).saturating_sub(upload.replaces_bytes);
-        upload.reservation = Some(self.reserve(id, &space, more).await?);
-        upload.writer = BlobWriter::new(self, space.policy.placement, upload.options.length);
-        upload.place = place;
-        Ok(upload)
+        let (_, found, current) = match self.look(place, options).await {
+            Ok(found) => found,
+            Err(error) => {
+                place.redirect(error)?;
+                self.look(place, options).await?
+            }
+        };
+        check_conditions(&options.conditions, current.as_ref())?;
+        if found.place.missing.is_empty() {
+            place.parent = Some(found.place.chain.dir());
+        }
+        Ok(current.map_or(0, |(_, state)| state.value.size))
+    }
+
+    /// How the bytes of an upload to a bound destination are placed, if the caller may still
+    /// upload there.
+    pub(crate) async fn placement_of(
+        &self,
+        place: &Destination,
+        options: &UploadOptions,
+    ) -> Result<Placement> {
+        Ok(self.look(place, options).await?.0.policy.placement)
     }
 
     /// Older revisions that a file of this space keeps; `None` is all.
@@ -140,24 +232,58 @@ impl Larder {
         space.policy.versions_keep.or(self.inner.config.revisions_keep)
     }
 
-    /// The directory that an upload goes to, as a snapshot has it.
+    /// The place that an upload goes to, as a snapshot has it.
     async fn open_place(
         &self,
         txn: &Txn,
         place: &Destination,
-        space: &Space,
+        room: &Room,
         parents: bool,
-    ) -> Result<OpenPlace> {
+    ) -> Result<OpenFile> {
+        let Some((name, above)) = place.path.split_last() else {
+            // Paths begin at a file.
+            let base = room.at.base.ok_or_else(|| Error::internal("an upload to a root"))?;
+            let found = lookup::find_node(&*txn.snapshot, room, base).await?;
+            let directory = || Error::new(ErrorKind::WrongType, "it is a directory");
+            let Found { parent: chain, name, .. } = found.ok_or_else(directory)?;
+            return Ok(OpenFile { place: OpenPlace { chain, missing: Vec::new() }, name });
+        };
+        let name = name.clone();
         if let Some(parent) = place.parent {
-            let chain = lookup::chain_of(&*txn.snapshot, place.space, space, parent).await;
+            let chain = lookup::chain_of(&*txn.snapshot, room, parent).await;
             let chain = chain.map_err(|error| match error.kind() {
                 ErrorKind::NotFound => no_parent(&place.path.to_string()),
                 _ => error,
             })?;
-            return Ok(OpenPlace { chain, missing: Vec::new() });
+            return Ok(OpenFile { place: OpenPlace { chain, missing: Vec::new() }, name });
         }
-        let (_, above) = place.path.split_last().ok_or_else(|| Error::internal("no name"))?;
-        self.open_parent(txn, place.space, space, above, parents).await
+        let place = open_parent(&*txn.snapshot, room, above, parents).await;
+        Ok(OpenFile { place: place.map_err(|error| error.below(&name))?, name })
+    }
+}
+
+/// What is known of a large upload when it begins.
+struct Opened {
+    placement: Placement,
+    reservation: Option<Reservation>,
+    /// Size of the file that is replaced.
+    replaces_bytes: u64,
+}
+
+/// A place that a file goes to, and its name there.
+struct OpenFile {
+    place: OpenPlace,
+    name: EntryName,
+}
+
+impl Destination {
+    /// Goes on behind the reference that an attempt met; any other error stays one.
+    fn redirect(&mut self, error: Error) -> Result<()> {
+        let Redirect { space, node, rest, shown } = error.into_redirect()?;
+        self.at = Located { space, base: Some(node), shown };
+        self.path = TreePath::of_entry(rest);
+        self.parent = None;
+        Ok(())
     }
 }
 
@@ -165,6 +291,7 @@ impl Upload {
     /// Takes the next bytes of the body. After an error the upload can only be dropped.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let size = self.writer.size() + bytes.len() as u64;
+        self.look_again().await?;
         match self.options.length {
             Some(length) if size > length => {
                 let detail = format!("the body is longer than the {length} bytes declared");
@@ -184,9 +311,33 @@ impl Upload {
         self.writer.write(bytes).await
     }
 
+    /// The client has sent nothing for `still`: gives back the memory that can be given back. To
+    /// be called each second or so. `Busy` if the upload is given up because memory is short.
+    pub async fn pause(&mut self, still: Duration) -> Result<()> {
+        self.look_again().await?;
+        self.writer.pause(still).await
+    }
+
+    /// Ends an upload whose caller has lost the right to it, within a second (hazard R12).
+    async fn look_again(&mut self) -> Result<()> {
+        let now = self.larder.inner.env.monotonic();
+        if now.saturating_sub(self.looked) < LOOK_INTERVAL {
+            return Ok(());
+        }
+        self.looked = now;
+        self.larder.check_login(&self.place.caller).await?;
+        match self.larder.look(&self.place, &self.options).await {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => {
+                Err(error)
+            }
+            // What else may have come between is for the commit to judge.
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the bytes a revision, durably.
     pub async fn commit(self) -> Result<Written> {
-        let Self { larder, place, options, content_type, writer, reservation, .. } = self;
+        let Self { larder, place, asked, options, content_type, writer, reservation, .. } = self;
         let result = async {
             if options.length.is_some_and(|length| length != writer.size()) {
                 let detail = format!(
@@ -197,13 +348,21 @@ impl Upload {
                 return Err(Error::invalid(detail));
             }
             let finished = writer.finish().await?;
-            let commit = Commit { place, options, content_type, finished, reservation };
+            let digest = finished.sha256.ok_or_else(|| Error::internal("a body without digest"))?;
+            // The form of a request may change from one time to the next, the file may not.
+            let named = [asked.to_string().as_bytes(), &digest.0].concat();
+            idempotency::note_body(&named)?;
+            if let Some((entry, created)) = idempotency::entry_before()? {
+                return Ok(Written { entry, created, durability: (1, 1) });
+            }
+            let commit =
+                Commit { place, options, content_type, finished, reservation, session: None };
             if commit.finished.staged.is_none() {
                 return commit.run(&larder).await;
             }
             let owned = larder.clone();
-            let task =
-                larder.inner.env.spawn("commit upload", async move { commit.run(&owned).await });
+            let commit = idempotency::carried(async move { commit.run(&owned).await });
+            let task = larder.inner.env.spawn("commit upload", commit);
             task.await.map_err(|error| {
                 Error::internal("the commit stopped").with_source(error).of_unknown_outcome()
             })?
@@ -222,17 +381,25 @@ impl Upload {
 }
 
 /// A body that waits for its commit.
-struct Commit {
-    place: Destination,
-    options: UploadOptions,
-    content_type: Arc<str>,
-    finished: Finished,
-    reservation: Option<Reservation>,
+pub(crate) struct Commit {
+    pub(crate) place: Destination,
+    pub(crate) options: UploadOptions,
+    pub(crate) content_type: Arc<str>,
+    pub(crate) finished: Finished,
+    pub(crate) reservation: Option<Reservation>,
+    /// The session that brought the body, which ends with the commit.
+    pub(crate) session: Option<SessionEnd>,
 }
 
 impl Commit {
-    async fn run(mut self, larder: &Larder) -> Result<Written> {
-        let result = self.attempt(larder).await;
+    pub(crate) async fn run(mut self, larder: &Larder) -> Result<Written> {
+        let mut result = self.attempt(larder).await;
+        if let Err(error) = result {
+            result = match self.place.redirect(error) {
+                Ok(()) => Box::pin(self.attempt(larder)).await,
+                Err(error) => Err(error),
+            };
+        }
         let Some(mut staged) = self.finished.staged.take() else { return result };
         match &result {
             Ok(_) => staged.leaks = false,
@@ -249,38 +416,51 @@ impl Commit {
 
     async fn attempt(&mut self, larder: &Larder) -> Result<Written> {
         if let Some(declared) = self.options.sha256
-            && declared != self.finished.sha256
+            && Some(declared) != self.finished.sha256
         {
             return Err(Error::invalid("the body does not have the digest declared"));
         }
-        let id = self.place.space;
+        let id = self.place.at.space;
         let (written, _) = transact!(larder, id, |txn| {
             txn.reservation = self.reservation.take().or(txn.reservation);
             let caller = &self.place.caller;
-            let space = larder.enter_space(&mut txn, caller, id, Right::Write).await?;
+            let at = self.place.at.clone();
+            let space = larder.enter_room(&mut txn, caller, at, Right::Create).await?;
             let parents = self.options.parents;
-            let place = larder.open_place(&txn, &self.place, &space, parents).await?;
-            let current = current_file(&txn, &place, &self.place.name).await?;
+            let mut file = larder.open_place(&txn, &self.place, &space, parents).await?;
+            let current = current_file(&txn, &space, &mut file).await?;
+            let OpenFile { place, name } = file;
             check_conditions(&self.options.conditions, current.as_ref())?;
             if space.limits.live.is_some() {
                 let replaced = current.as_ref().map_or(0, |(_, state)| state.value.size);
-                let more = self.finished.size.saturating_sub(replaced);
+                let reserved = self.session.as_ref().map_or(0, |end| end.reserved_in(id));
+                let more = self.finished.size.saturating_sub(replaced).saturating_sub(reserved);
                 larder.promise(&mut txn, id, &space, more).await?;
             }
-            match current {
+            let mut written = match current {
                 Some((node, state)) => {
                     place.chain.hold(&mut txn).await?;
                     let file = Replaced {
                         chain: &place.chain,
-                        name: &self.place.name,
+                        name: &name,
                         node,
                         version: state.version,
                         keep: larder.versions_keep(&space),
                     };
                     self.overwrite(&mut txn, &space, &file, &state.value).await?
                 }
-                None => self.create(larder, &mut txn, &space, &place).await?,
+                None => self.create(larder, &mut txn, &space, &place, &name).await?,
+            };
+            if let Some(at) = self.options.expires {
+                let entry = &mut written.entry;
+                expiry::set(&mut txn, id, entry.id, entry.revision, at).await?;
+                entry.expires = Some(at);
             }
+            if let Some(session) = &self.session {
+                session.put(larder, &mut txn, &written).await?;
+            }
+            txn.outcome(&KeptEntry::of(&written.entry, written.created));
+            written
         });
         Ok(written)
     }
@@ -299,7 +479,7 @@ impl Commit {
             revision: 1,
             size: self.finished.size,
             blob: self.finished.id,
-            sha256: Some(self.finished.sha256),
+            sha256: self.finished.sha256,
             content_type: Arc::clone(&self.content_type),
             modified: txn.now,
             author: Arc::clone(&self.place.caller.name),
@@ -315,18 +495,22 @@ impl Commit {
         txn: &mut Txn,
         space: &Space,
         place: &OpenPlace,
+        name: &EntryName,
     ) -> Result<Written> {
         let state = self.state(txn);
         let made = larder.make_missing(txn, place).await?;
+        let id = place.chain.space;
         for dir in &made {
-            add_file_stat(txn, self.place.space, *dir, state.size);
+            add_file_stat(txn, id, *dir, state.size);
         }
         let parent = made.last().copied().unwrap_or(place.chain.dir());
         let node = NodeId::new(&larder.inner.env);
-        let name = &self.place.name;
         place.chain.add(txn, delta(state.size), 1, 0);
-        quota::charge(txn, self.place.space, space.limits.live, delta(state.size), 0);
-        put_new_file(txn, self.place.space, parent, name, node, &state);
+        quota::charge(txn, id, space.limits.live, delta(state.size), 0);
+        put_new_file(txn, id, parent, name, node, &state);
+        let names = [place.chain.path(), &place.missing, std::slice::from_ref(name)].concat();
+        let dirent = Dirent { node, body: DirentBody::File(state.clone()) };
+        txn.change(id, Happened::to(&dirent, ChangeKind::Created, &TreePath::of_entry(names)));
         self.put_blob(txn);
         Ok(self.written(&place_path(place, name), node, &state, true))
     }
@@ -347,15 +531,15 @@ impl Commit {
     }
 
     fn written(&self, path: &TreePath, node: NodeId, state: &FileState, created: bool) -> Written {
-        let entry: Entry = lookup::file_entry(self.place.space, path.clone(), node, state);
+        let entry: Entry = lookup::file_entry(self.place.at.space, path.clone(), node, state);
         Written { entry, created, durability: (1, 1) }
     }
 }
 
 /// The path of a name in a place whose missing directories have been made.
 fn place_path(place: &OpenPlace, name: &EntryName) -> TreePath {
-    let names = [place.chain.path(), &place.missing, std::slice::from_ref(name)].concat();
-    TreePath::of_entry(names)
+    let below = [&place.missing[..], std::slice::from_ref(name)].concat();
+    place.chain.shown_path(&below)
 }
 
 /// Deletes chunks that a refused commit has left; answers whether all of them are gone.
@@ -395,22 +579,37 @@ pub(crate) fn put_new_file(
     txn.put(schema::location_key(node), &Location { space, place });
 }
 
-/// The file at `name`, if there is one. A directory there is an error.
+/// The file that stands there, if there is one; to replace it takes more than to add one. A
+/// directory there is an error.
 async fn current_file(
     txn: &Txn,
-    place: &OpenPlace,
-    name: &EntryName,
+    room: &Room,
+    file: &mut OpenFile,
 ) -> Result<Option<(NodeId, Stored<FileState>)>> {
+    let OpenFile { place, name } = file;
     if !place.missing.is_empty() {
         return Ok(None);
     }
     match lookup::child(&*txn.snapshot, &place.chain, name).await? {
         None => Ok(None),
         Some(Stored { value, version }) => match value.body {
-            DirentBody::File(state) => Ok(Some((value.node, Stored { value: state, version }))),
+            // Who may only add takes a free name, and learns nothing of what is there.
+            _ if place.chain.cover.is_for_adding() => {
+                *name = free_name(txn, &place.chain, name, true).await?;
+                Ok(None)
+            }
+            DirentBody::File(state) => {
+                place.chain.extend(room, value.node, Right::Write);
+                place.chain.require()?;
+                Ok(Some((value.node, Stored { value: state, version })))
+            }
+            DirentBody::Ref(to) => {
+                Err(place.chain.hide(lookup::leave(room, &place.chain, name, to, &[])))
+            }
             DirentBody::Dir => {
                 let detail = format!("`{name}` is a directory");
-                Err(Error::new(ErrorKind::WrongType, detail).with_existing(value.node))
+                let error = Error::new(ErrorKind::WrongType, detail);
+                Err(place.chain.hide(error.with_existing(value.node)))
             }
         },
     }
@@ -504,7 +703,10 @@ pub(crate) async fn supersede(
     file.chain.add(txn, grows, 0, 0);
     let key = schema::dirent_key(id, file.chain.dir(), file.name);
     txn.hold(key.clone(), file.version);
-    txn.put(key, &Dirent { node: file.node, body: DirentBody::File(next.clone()) });
+    let dirent = Dirent { node: file.node, body: DirentBody::File(next.clone()) };
+    txn.put(key, &dirent);
+    let path = file.chain.join_from_root(file.name);
+    txn.change(id, Happened::to(&dirent, ChangeKind::Updated, &path));
     Ok(next)
 }
 
@@ -524,7 +726,7 @@ async fn oldest_revisions(
 }
 
 /// A MIME type as it is stored: checked for what a header may carry.
-fn content_type(text: Option<&str>) -> Result<Arc<str>> {
+pub(crate) fn content_type(text: Option<&str>) -> Result<Arc<str>> {
     let text = text.unwrap_or(CONTENT_TYPE_DEFAULT);
     let plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     if text.is_empty() || text.len() > CONTENT_TYPE_BYTES_MAX || !plain {

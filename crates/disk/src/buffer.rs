@@ -1,29 +1,38 @@
-//! Aligned buffers from a pool with one byte budget for the whole process.
+//! Aligned buffers whose memory comes out of the one budget of the process.
 //!
-//! Bodies pass through these buffers between a socket and a disk. The budget bounds the memory
-//! of any number of transfers: who wants a buffer while none is left waits, first come first
-//! served, and that waiting is the back-pressure that reaches the client.
+//! Bodies pass through these buffers between a socket and a disk. Who wants one gets less the
+//! less room there is, and waits when there is none ([`larder_base::memory`]); that waiting is
+//! the back-pressure that reaches the client.
 //!
-//! Promises: I-BUF-1 the memory of all pooled buffers, in use and kept for reuse, never exceeds
-//! the budget; every buffer starts at a multiple of [`ALIGNMENT`], as direct I/O needs it; the
-//! bytes between the content of a buffer and the next multiple of [`ALIGNMENT`] are zero.
+//! Promises: I-BUF-1 the memory of all pooled buffers, in use and kept for reuse, is part of the
+//! budget; every buffer starts at a multiple of [`ALIGNMENT`], as direct I/O needs it; the bytes
+//! between the content of a buffer and the next multiple of [`ALIGNMENT`] are zero.
 //!
-//! Relies on: nobody who holds a buffer waits for another one before it lets go of the first,
-//! except writers, whose write in flight ends by itself. Readers therefore never wait
-//! ([`BufferPool::try_acquire`]).
+//! Relies on: who waits for a buffer lets go of those it has without anybody's help: a writer's
+//! write in flight ends by itself, and a reader waits only for its first window or when the one
+//! before is on its way out.
 //!
 //! Not here: files ([`crate::file`]).
 
 use std::{
+    any::Any,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use larder_base::{
+    Env,
+    memory::{Memory as Budget, Share, Use},
+};
 
 use crate::file::ALIGNMENT;
 
-/// The unit of the pool, and the capacity of a small buffer.
+/// The capacity of the smallest pooled buffer: what is had while room is scarce, and what a slow
+/// client needs.
+pub const LEAST: usize = 64 << 10;
+
+/// The capacity of a small buffer.
 pub const SMALL: usize = 256 << 10;
 
 /// The capacity of a large buffer. Measured: direct writes of 1 MiB reach the disk's full rate
@@ -33,28 +42,32 @@ pub const LARGE: usize = 1 << 20;
 /// The least budget that makes sense: one large buffer in flight and one being filled.
 pub const BUDGET_MIN: usize = 2 * LARGE;
 
-const UNITS_LARGE: u32 = (LARGE / SMALL) as u32;
+/// Of the budget, what is kept for reuse at the most: one part in so many. More is only needed in
+/// rare moments.
+const KEPT_PART: usize = 4;
 
-/// Hands out [`Buffer`]s. Cheap to clone; clones share the budget.
+/// Of the budget, what windows of answers leave to everything else: one part in so many. A client
+/// may hold its window still for as long as the server is patient.
+const READS_LEAVE_PART: usize = 8;
+
+/// Hands out [`Buffer`]s. Cheap to clone; clones share what is kept.
 #[derive(Clone)]
 pub struct BufferPool {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    units: usize,
-    /// One permit a unit. Tokio's semaphore is fair: it serves waiters in the order they came.
-    permits: Arc<Semaphore>,
-    free: Mutex<Free>,
+    budget: Budget,
+    kept: Arc<Kept>,
 }
 
 /// Memory that waits to be used again, so that its pages need not be faulted in again.
+struct Kept {
+    most: usize,
+    free: Mutex<Free>,
+}
+
 #[derive(Default)]
 struct Free {
-    large: Vec<Memory>,
-    small: Vec<Memory>,
-    /// Bytes of memory in buffers that are in use.
-    used: usize,
+    bytes: usize,
+    /// By capacity: [`LEAST`], [`SMALL`], [`LARGE`].
+    by_size: [Vec<(Memory, Share)>; 3],
 }
 
 /// A block of memory with an aligned start; its length is [`ALIGNMENT`] more than its capacity.
@@ -65,96 +78,147 @@ struct Memory {
 }
 
 impl BufferPool {
-    /// A pool of `budget` bytes, rounded down to whole units and up to [`BUDGET_MIN`].
+    /// A pool with a budget of its own of `budget` bytes, at least [`BUDGET_MIN`].
     pub fn new(budget: usize) -> Self {
-        let units = budget.max(BUDGET_MIN) / SMALL;
-        let permits = Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)));
-        Self { shared: Arc::new(Shared { units, permits, free: Mutex::default() }) }
+        // Each buffer is a page larger than its content.
+        Self::of(Budget::new(budget.max(BUDGET_MIN) / LEAST * (LEAST + ALIGNMENT)))
     }
 
-    /// Bytes that all buffers in use may have together.
+    /// A pool that draws from `budget`. Of one budget there should be one pool.
+    pub fn of(budget: Budget) -> Self {
+        let kept = Arc::new(Kept { most: budget.budget() / KEPT_PART, free: Mutex::default() });
+        let weak = Arc::downgrade(&kept);
+        budget.on_shortage(move |missing| {
+            if let Some(kept) = weak.upgrade() {
+                kept.give_up(missing);
+            }
+        });
+        Self { budget, kept }
+    }
+
+    /// The budget that it draws from.
+    pub fn memory(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Bytes of the whole budget.
     pub fn budget(&self) -> usize {
-        self.shared.units * SMALL
+        self.budget.budget()
     }
 
-    /// Bytes that the buffers in use have now.
+    /// Bytes of the budget that are in use, for whatever.
     pub fn in_use(&self) -> usize {
-        self.shared.units.saturating_sub(self.shared.permits.available_permits()) * SMALL
+        self.budget.used()
     }
 
-    /// Takes an empty buffer for about `wanted` bytes, waiting while none is left.
+    /// Takes an empty buffer for about `wanted` bytes, waiting up to `patience` for room; `None`
+    /// if none came.
     ///
-    /// It has [`LARGE`] bytes if `wanted` is more than [`SMALL`] and less than half of the
-    /// budget is in use, else [`SMALL`]. Waiters are served in order. Cancel-safe: a waiter that
-    /// goes away loses its place and nothing else.
-    pub async fn acquire(&self, wanted: usize) -> Buffer {
-        if let Some(buffer) = self.try_large(wanted) {
-            return buffer;
-        }
-        let permit = Arc::clone(&self.shared.permits).acquire_owned().await;
-        self.buffer(SMALL, permit.expect("the semaphore is never closed"))
-    }
-
-    /// Takes an empty buffer as [`acquire`](Self::acquire), but never waits, and leaves the last
-    /// quarter of the budget to those that do.
-    pub fn try_acquire(&self, wanted: usize) -> Option<Buffer> {
-        if let Some(buffer) = self.try_large(wanted) {
+    /// It has [`LARGE`] bytes if more than [`SMALL`] are wanted, [`SMALL`] if more than [`LEAST`]
+    /// are, as long as there is room for that, else [`LEAST`]. Waiters are
+    /// served in order. Cancel-safe: a waiter that goes away loses its place and nothing else.
+    pub async fn acquire(
+        &self,
+        kind: Use,
+        wanted: usize,
+        patience: Duration,
+        env: &Env,
+    ) -> Option<Buffer> {
+        let room = self.budget.room();
+        let leaves = if kind == Use::Reads { self.budget() / READS_LEAVE_PART } else { 0 };
+        let capacity = capacity(kind, wanted, room);
+        if room > 0
+            && let Some(buffer) = self.at_once(kind, capacity, leaves)
+        {
             return Some(buffer);
         }
-        if self.in_use() >= self.budget() / 4 * 3 {
-            return None;
-        }
-        let permit = Arc::clone(&self.shared.permits).try_acquire_owned().ok()?;
-        Some(self.buffer(SMALL, permit))
+        let least = LEAST + ALIGNMENT;
+        let share = self.budget.take_leaving(kind, least, leaves, patience, env).await?;
+        Some(Buffer::pooled(self, Memory::new(LEAST), share))
     }
 
-    fn try_large(&self, wanted: usize) -> Option<Buffer> {
-        if wanted <= SMALL || self.in_use() >= self.budget() / 2 {
-            return None;
+    fn at_once(&self, kind: Use, capacity: usize, reserve: usize) -> Option<Buffer> {
+        if let Some((memory, mut share)) = self.kept.take(capacity) {
+            share.turn_into(kind);
+            return Some(Buffer::pooled(self, memory, share));
         }
-        let permit = Arc::clone(&self.shared.permits).try_acquire_many_owned(UNITS_LARGE).ok()?;
-        Some(self.buffer(LARGE, permit))
-    }
-
-    fn buffer(&self, capacity: usize, permit: OwnedSemaphorePermit) -> Buffer {
-        let memory = self.shared.take(capacity);
-        let lease = Lease { shared: Arc::clone(&self.shared), _permit: permit };
-        Buffer { memory, len: 0, lease: Some(lease) }
+        let share = self.budget.try_take(kind, capacity + ALIGNMENT, reserve)?;
+        Some(Buffer::pooled(self, Memory::new(capacity), share))
     }
 }
 
-impl Shared {
-    fn take(&self, capacity: usize) -> Memory {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.used += capacity;
-        let kept = if capacity == LARGE { free.large.pop() } else { free.small.pop() };
-        if let Some(memory) = kept {
-            return memory;
+/// The capacity of a buffer for `wanted` bytes while so many eighths of the budget are free. A
+/// client may hold the window of an answer still for longer than what it sends, so those shrink
+/// earlier: hundreds of clients that do not read leave room for others.
+fn capacity(kind: Use, wanted: usize, room: usize) -> usize {
+    let (large, small) = if kind == Use::Reads { (5, 4) } else { (4, 2) };
+    match room {
+        room if wanted > SMALL && room >= large => LARGE,
+        room if wanted > LEAST && room >= small => SMALL,
+        _ => LEAST,
+    }
+}
+
+impl Kept {
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, capacity: usize) -> Option<(Memory, Share)> {
+        let mut free = self.free();
+        let found = free.of(capacity)?.pop()?;
+        free.bytes -= found.1.bytes();
+        Some(found)
+    }
+
+    fn put_back(&self, memory: Memory, mut share: Share) {
+        let mut free = self.free();
+        if free.bytes + share.bytes() > self.most {
+            drop(free);
+            // The memory goes before the right to have it.
+            drop(memory);
+            drop(share);
+            return;
         }
-        // The budget holds for kept memory too: give up some of the other kind.
-        let room = (self.units * SMALL).saturating_sub(free.used);
-        while free.kept() > room {
-            if free.large.pop().is_none() {
-                free.small.pop();
+        free.bytes += share.bytes();
+        if let Some(list) = free.of(memory.capacity) {
+            // Not `turn_into` yet: it may call `give_up`, which locks.
+            list.push((memory, share.split_kept()));
+        }
+        drop(free);
+        drop(share);
+    }
+
+    /// Lets go of about `missing` bytes, the large ones first.
+    fn give_up(&self, missing: usize) {
+        let mut gone: Option<Share> = None;
+        let mut free = self.free();
+        for capacity in [LARGE, SMALL, LEAST] {
+            while gone.as_ref().map_or(0, Share::bytes) < missing {
+                let Some((memory, share)) = free.of(capacity).and_then(Vec::pop) else { break };
+                drop(memory);
+                free.bytes -= share.bytes();
+                match &mut gone {
+                    Some(all) => all.merge(share),
+                    None => gone = Some(share),
+                }
             }
         }
         drop(free);
-        Memory::new(capacity)
-    }
-
-    fn put_back(&self, memory: Memory) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.used = free.used.saturating_sub(memory.capacity);
-        // Half of the budget is kept at most: more is only needed in rare moments.
-        if free.kept() + memory.capacity <= self.units * SMALL / 2 {
-            if memory.capacity == LARGE { free.large.push(memory) } else { free.small.push(memory) }
-        }
+        // Only now, because it serves those who wait.
+        drop(gone);
     }
 }
 
 impl Free {
-    fn kept(&self) -> usize {
-        self.large.len() * LARGE + self.small.len() * SMALL
+    fn of(&mut self, capacity: usize) -> Option<&mut Vec<(Memory, Share)>> {
+        let [least, small, large] = &mut self.by_size;
+        match capacity {
+            LEAST => Some(least),
+            SMALL => Some(small),
+            LARGE => Some(large),
+            _ => None,
+        }
     }
 }
 
@@ -178,10 +242,8 @@ impl Memory {
 
 /// What a pooled buffer holds of its pool.
 struct Lease {
-    shared: Arc<Shared>,
-    /// Returned after the memory (fields drop after the buffer's own `drop`), so that who gets
-    /// the permit next finds the memory.
-    _permit: OwnedSemaphorePermit,
+    kept: Arc<Kept>,
+    share: Share,
 }
 
 /// Aligned memory with some content at its start. Dropping it returns it to its pool.
@@ -189,14 +251,20 @@ pub struct Buffer {
     memory: Memory,
     len: usize,
     lease: Option<Lease>,
+    guard: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Buffer {
+    fn pooled(pool: &BufferPool, memory: Memory, share: Share) -> Self {
+        let lease = Lease { kept: Arc::clone(&pool.kept), share };
+        Self { memory, len: 0, lease: Some(lease), guard: None }
+    }
+
     /// An empty buffer outside of any pool with room for at least `capacity` bytes. For small
     /// things of bounded size (headers, checksums); the budget does not know it.
     pub fn detached(capacity: usize) -> Self {
         let memory = Memory::new(capacity.next_multiple_of(ALIGNMENT));
-        Self { memory, len: 0, lease: None }
+        Self { memory, len: 0, lease: None, guard: None }
     }
 
     /// Bytes that it can hold; a multiple of [`ALIGNMENT`].
@@ -255,6 +323,11 @@ impl Buffer {
         self.len = len;
     }
 
+    /// Keeps `guard` until the buffer goes back: what its holders hold while they work with it.
+    pub fn keep(&mut self, guard: impl Send + Sync + 'static) {
+        self.guard = Some(Box::new(guard));
+    }
+
     /// Forgets the content.
     pub fn clear(&mut self) {
         self.len = 0;
@@ -279,9 +352,10 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(lease) = &self.lease {
+        drop(self.guard.take());
+        if let Some(Lease { kept, share }) = self.lease.take() {
             let empty = Memory { bytes: Vec::new(), start: 0, capacity: 0 };
-            lease.shared.put_back(std::mem::replace(&mut self.memory, empty));
+            kept.put_back(std::mem::replace(&mut self.memory, empty), share);
         }
     }
 }
@@ -308,22 +382,29 @@ impl fmt::Debug for BufferPool {
 mod tests {
     use std::{pin::pin, task::Poll};
 
+    use larder_base::memory::WAIT_MAX;
+
     use super::*;
 
-    fn now<F: Future>(future: F) -> F::Output {
+    fn now<F: Future>(future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => output,
-            Poll::Pending => panic!("would wait"),
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
         }
+    }
+
+    fn take(pool: &BufferPool, kind: Use, wanted: usize) -> Option<Buffer> {
+        let (env, _clock) = Env::manual(1);
+        now(pool.acquire(kind, wanted, WAIT_MAX, &env)).flatten()
     }
 
     #[test]
     fn buffers_are_aligned_and_padded_with_zeros_even_when_used_again() {
-        let pool = BufferPool::new(BUDGET_MIN);
+        let pool = BufferPool::new(2 * BUDGET_MIN);
         for round in 0..3_usize {
-            let mut buffer = now(pool.acquire(LARGE));
+            let mut buffer = take(&pool, Use::Writes, LARGE).expect("there is room");
             assert_eq!(buffer.as_padded().as_ptr().align_offset(ALIGNMENT), 0);
             let mut expected = Vec::new();
             for size in [1, 4094, 2, 5000, 1, 3000, 100_000] {
@@ -337,6 +418,7 @@ mod tests {
             // Leaves garbage everywhere for the next round.
             buffer.capacity_mut().fill(0xee);
         }
+        assert_eq!(pool.budget.figures().by_use[Use::Kept as usize], LARGE + ALIGNMENT);
     }
 
     #[test]
@@ -352,46 +434,33 @@ mod tests {
     }
 
     #[test]
-    fn buffers_shrink_when_half_of_the_budget_is_used_and_readers_leave_a_quarter() {
+    fn i_buf_1_buffers_shrink_with_the_room_and_the_budget_holds() {
         let pool = BufferPool::new(4 * LARGE);
-        let held: Vec<_> = (0..3).map(|_| now(pool.acquire(LARGE))).collect();
-        let sizes: Vec<_> = held.iter().map(Buffer::capacity).collect();
-        assert_eq!(sizes, [LARGE, LARGE, SMALL]);
-        assert_eq!(now(pool.acquire(10)).capacity(), SMALL);
-        let read: Vec<_> = std::iter::from_fn(|| pool.try_acquire(LARGE)).collect();
-        assert_eq!(pool.in_use(), pool.budget() / 4 * 3);
-        let rest: Vec<_> = (0..4).map(|_| now(pool.acquire(LARGE))).collect();
-        assert_eq!(pool.in_use(), pool.budget());
-        drop((held, read, rest));
-        assert_eq!(pool.in_use(), 0);
-    }
-
-    #[tokio::test]
-    async fn i_buf_1_waiters_are_served_in_order_and_the_budget_holds() {
-        let pool = BufferPool::new(BUDGET_MIN);
-        let mut held = Vec::new();
-        while pool.in_use() < pool.budget() {
-            held.push(pool.acquire(SMALL).await);
-        }
-        let mut first = pin!(pool.acquire(LARGE));
-        let mut second = pin!(pool.acquire(LARGE));
-        let waits = |poll: Poll<Buffer>| poll.is_pending();
-        assert!(waits(futures(first.as_mut()).await));
-        assert!(waits(futures(second.as_mut()).await));
-        held.pop();
-        assert!(waits(futures(second.as_mut()).await), "the second may not overtake the first");
-        let buffer = first.await;
-        assert_eq!(pool.in_use(), pool.budget());
-        drop(buffer);
-        drop(second.await);
+        let mut sizes = Vec::new();
+        let mut held: Vec<_> = std::iter::from_fn(|| {
+            let buffer = take(&pool, Use::Reads, LARGE)?;
+            sizes.push(buffer.capacity());
+            Some(buffer)
+        })
+        .collect();
+        assert!(sizes.is_sorted_by(|left, right| left >= right), "{sizes:?}");
+        assert_eq!((sizes[0], sizes.last()), (LARGE, Some(&LEAST)));
+        let leaves = pool.budget() - pool.in_use();
+        assert!(leaves >= pool.budget() / READS_LEAVE_PART, "reads leave {leaves} to others");
+        held.extend(std::iter::from_fn(|| take(&pool, Use::Writes, LARGE)));
+        assert!(pool.in_use() > pool.budget() - LEAST - ALIGNMENT);
         drop(held);
         assert_eq!(pool.in_use(), 0);
-        let free = pool.shared.free.lock().unwrap();
-        assert_eq!(free.used, 0);
-        assert!(free.kept() <= pool.budget() / 2);
+        let kept = pool.budget.figures().by_use[Use::Kept as usize];
+        assert!(kept > 0 && kept <= pool.budget() / KEPT_PART, "{kept} bytes are kept");
     }
 
-    async fn futures<F: Future>(mut future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-        std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+    #[test]
+    fn kept_buffers_give_way_to_other_uses_of_the_budget() {
+        let pool = BufferPool::new(4 * LARGE);
+        drop(take(&pool, Use::Writes, LARGE));
+        let all = pool.memory().try_take(Use::Bodies, pool.budget(), 0);
+        assert!(all.is_some(), "{:?}", pool.budget.figures());
+        assert_eq!(pool.kept.free().bytes, 0);
     }
 }

@@ -19,7 +19,7 @@ pub struct Line<'a> {
     pub request_id: &'a RequestId,
     /// Which door: `rest`, `s3`, `dav`.
     pub door: &'static str,
-    /// Where it came from: the address of the connection, never of a header.
+    /// Where it came from: the address of the connection, or what a trusted proxy said.
     pub peer: IpAddr,
     /// Its method.
     pub method: &'a str,

@@ -59,6 +59,14 @@ impl Given {
         }
     }
 
+    /// The password alone, where that is what was given.
+    pub fn password(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Basic(text, colon) => text.get(colon + 1..),
+            Kind::Bearer(_) => None,
+        }
+    }
+
     /// The credentials as core takes them.
     pub fn credentials(&self) -> Credentials<'_> {
         match &self.0 {

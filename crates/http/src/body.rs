@@ -3,7 +3,8 @@
 //! Promises: an answer has an exact length before its first byte is sent; if its bytes cannot be
 //! had to the end the connection is aborted, so that no client takes a part for the whole
 //! (hazard D05). A request body that ends early, is longer than a limit, or trickles is an error,
-//! never a shorter body (hazard U05).
+//! never a shorter body (hazard U05). A [`Pace`] slows bytes down in both directions; the time
+//! that this takes is not counted against the client.
 //!
 //! Not here: digests (core verifies them at the commit), form parts (the door's).
 
@@ -16,17 +17,53 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame, SizeHint};
-use larder_base::{Env, ErrorKind};
+use larder_base::{
+    Env, ErrorKind, Memory,
+    memory::{ENTRY_WAIT_MAX, Share, Use},
+};
 use larder_core::Error;
 
-use crate::{Received, digest};
+use crate::{Received, digest, rate::Pace};
 
-/// Bytes that a body must move within its idle time to count as moving: without a minimum, one
-/// byte a minute would hold a connection and its reservation for ever.
-const PROGRESS_BYTES_MIN: u64 = 1024;
+/// How slowly the body of a request may come. Only time in which we wait for it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Longest time without any byte.
+    pub idle: Duration,
+    /// Time in which at least [`Patience::bytes`] must come: without a minimum, one byte a minute
+    /// would hold a connection and its reservation for ever.
+    pub window: Duration,
+    /// Least bytes in each window.
+    pub bytes: u64,
+}
+
+impl Patience {
+    /// A kibibyte in each `idle`: hardly more than nothing.
+    pub fn of(idle: Duration) -> Self {
+        Self { idle, window: idle, bytes: 1024 }
+    }
+
+    /// At least `rate` bytes a second over each `window`, and never `idle` without any.
+    pub fn with_rate(idle: Duration, window: Duration, rate: u64) -> Self {
+        let bytes = u128::from(rate) * window.as_millis() / 1000;
+        Self { idle, window, bytes: u64::try_from(bytes).unwrap_or(u64::MAX).max(1) }
+    }
+}
+
+/// Bodies up to this length need no more memory than their connection has anyway.
+const FREE_BYTES: u64 = 8 << 10;
+
+/// What the buffers of a connection need while a longer body comes.
+const BODY_BYTES: usize = 64 << 10;
+
+/// When to try again if there is none.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+
+/// After how long without any byte [`RequestBody::next_or_pause`] tells so, or up to twice that.
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 type Timer = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -40,6 +77,8 @@ pub enum ResponseBody {
     Full(Bytes),
     /// Many pieces.
     Stream(StreamBody),
+    /// Pieces as they come, without a length: events and dumps, never content.
+    Events(EventBody),
 }
 
 impl ResponseBody {
@@ -80,13 +119,84 @@ impl ResponseBody {
         Self::Stream(StreamBody { first: None, rest: Box::pin(pieces), left: length })
     }
 
-    /// Its length in bytes.
+    /// Pieces that come as things happen, until there are no more: a client tells from what it
+    /// has got where to go on, so no end of it can be taken for the whole.
+    pub fn events<S>(pieces: S) -> Self
+    where
+        S: Stream<Item = Bytes> + Send + 'static,
+    {
+        Self::Events(EventBody { pieces: Some(Box::pin(pieces.map(Ok))) })
+    }
+
+    /// Pieces whose length together is not known, but that end in what says that they are whole,
+    /// as a dump does. An error aborts the connection.
+    pub fn open_ended<S>(pieces: S) -> Self
+    where
+        S: Stream<Item = Result<Bytes, Error>> + Send + 'static,
+    {
+        Self::Events(EventBody { pieces: Some(Box::pin(pieces)) })
+    }
+
+    /// The same at a `pace`; events have none.
+    #[must_use]
+    pub fn paced(self, pace: Pace) -> Self {
+        let length = self.length();
+        if length == 0 {
+            return self;
+        }
+        let paced = PacedBody { body: self, pace, piece: Bytes::new(), free_at: None };
+        let pieces = stream::unfold(Some(paced), |paced| async {
+            let mut paced = paced?;
+            match paced.next().await {
+                Ok(None) => None,
+                Ok(Some(bytes)) => Some((Ok(bytes), Some(paced))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Self::stream(length, pieces)
+    }
+
+    /// Has an answer that was made in memory counted until it is sent.
+    ///
+    /// # Errors
+    /// `Busy` if there is no room for it: then it should not be made.
+    pub async fn count_memory(self, memory: &Memory, env: &Env) -> Result<Self, Error> {
+        let Self::Full(bytes) = self else { return Ok(self) };
+        if bytes.len() as u64 <= FREE_BYTES {
+            return Ok(Self::Full(bytes));
+        }
+        // A client may hold it still: others come first.
+        let leaves = memory.budget() / 8;
+        let share = memory
+            .take_leaving(Use::Bodies, bytes.len(), leaves, ENTRY_WAIT_MAX, env)
+            .await
+            .ok_or_else(|| {
+                let detail = "too many answers are on their way; try again later";
+                Error::new(ErrorKind::Busy, detail).with_retry_after(BUSY_PAUSE)
+            })?;
+        Ok(Self::Full(Bytes::from_owner(Counted { bytes, _share: share })))
+    }
+
+    /// Its length in bytes; 0 where that is not known.
     pub fn length(&self) -> u64 {
         match self {
             Self::Empty => 0,
             Self::Full(bytes) => bytes.len() as u64,
             Self::Stream(stream) => stream.left,
+            Self::Events(_) => 0,
         }
+    }
+}
+
+/// Bytes and the right to have them.
+struct Counted {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -122,15 +232,44 @@ impl hyper::body::Body for ResponseBody {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Stream(stream) => stream.poll_piece(cx).map_ok(Frame::data),
+            Self::Events(events) => {
+                let Some(pieces) = &mut events.pieces else { return Poll::Ready(None) };
+                let piece = std::task::ready!(pieces.as_mut().poll_next(cx));
+                if let Some(Err(error)) = &piece {
+                    // Nobody else can say why: the head has left long ago.
+                    tracing::error!(error = ?error, "abort an answer in its middle");
+                }
+                if !matches!(piece, Some(Ok(_))) {
+                    events.pieces = None;
+                }
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.length() == 0
+        match self {
+            Self::Events(events) => events.pieces.is_none(),
+            Self::Empty | Self::Full(_) | Self::Stream(_) => self.length() == 0,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.length())
+        match self {
+            Self::Events(EventBody { pieces: Some(_) }) => SizeHint::default(),
+            _ => SizeHint::with_exact(self.length()),
+        }
+    }
+}
+
+/// A body of pieces that come as things happen.
+pub struct EventBody {
+    pieces: Option<Pieces>,
+}
+
+impl fmt::Debug for EventBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventBody(open: {})", self.pieces.is_some())
     }
 }
 
@@ -173,6 +312,33 @@ impl fmt::Debug for StreamBody {
     }
 }
 
+/// A body that is sent in steps of its pace.
+struct PacedBody {
+    body: ResponseBody,
+    pace: Pace,
+    piece: Bytes,
+    /// When more may be sent.
+    free_at: Option<Duration>,
+}
+
+impl PacedBody {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if let Some(time) = self.free_at.take() {
+            self.pace.wait(time).await;
+        }
+        while self.piece.is_empty() {
+            let body = &mut self.body;
+            let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await else {
+                return Ok(None);
+            };
+            self.piece = frame?.into_data().unwrap_or_default();
+        }
+        let step = self.piece.split_to(self.piece.len().min(self.pace.step()));
+        self.free_at = self.pace.moved(step.len());
+        Ok(Some(step))
+    }
+}
+
 /// The body of a request.
 ///
 /// Nothing is read, and no `100 Continue` sent, before [`RequestBody::next`] is first called;
@@ -180,20 +346,91 @@ impl fmt::Debug for StreamBody {
 pub struct RequestBody {
     incoming: Received,
     env: Env,
-    idle: Duration,
+    patience: Patience,
+    pace: Option<Pace>,
+    /// When more may be taken, by the pace.
+    free_at: Option<Duration>,
     declared: Option<u64>,
     limit: Option<u64>,
     received: u64,
-    /// Runs while we wait; `received` when it was started.
-    timer: Option<(Timer, u64)>,
+    waiting: Option<Waiting>,
+    memory: Held,
+    pause: Option<Pause>,
+}
+
+/// The right to the memory that the connection needs for a long body.
+enum Held {
+    /// Nobody counts it.
+    Free,
+    /// To be taken before the body is asked for.
+    Wanted(Memory),
+    /// Taken, until the body is dropped.
+    Taken { _share: Share },
+}
+
+/// While nothing comes.
+struct Pause {
+    timer: Timer,
+    /// What had been received when it was started.
+    mark: u64,
+    /// How long nothing had come by then.
+    still: Duration,
+}
+
+/// What [`RequestBody::next_or_pause`] has seen.
+#[derive(Debug)]
+pub enum Arrival {
+    /// These bytes have come.
+    Bytes(Bytes),
+    /// Nothing has come for so long; it goes on, and so does this.
+    Pause(Duration),
+    /// The body has ended.
+    End,
+}
+
+/// While hardly anything comes.
+struct Waiting {
+    /// Runs while we wait: until the earlier of the two ends; and since when it does.
+    timer: Option<(Timer, Duration)>,
+    /// What is left of the window, and what had been received at its beginning.
+    window: Duration,
+    window_mark: u64,
+    /// The same for a time without any byte.
+    idle: Duration,
+    idle_mark: u64,
 }
 
 impl RequestBody {
-    /// Wraps `incoming`, which must move within each `idle`.
-    pub fn new(incoming: Received, env: &Env, idle: Duration) -> Self {
+    /// Wraps `incoming`, which must not come more slowly than `patience` allows.
+    pub fn new(incoming: Received, env: &Env, patience: Patience) -> Self {
         let declared = incoming.size_hint().exact();
         let env = env.clone();
-        Self { incoming, env, idle, declared, limit: None, received: 0, timer: None }
+        Self {
+            incoming,
+            env,
+            patience,
+            pace: None,
+            free_at: None,
+            declared,
+            limit: None,
+            received: 0,
+            waiting: None,
+            memory: Held::Free,
+            pause: None,
+        }
+    }
+
+    /// Has the connection's buffers for a long body counted: the body is not asked for before
+    /// there is room for them.
+    pub fn count_memory(&mut self, memory: &Memory) {
+        if self.declared.is_none_or(|declared| declared > FREE_BYTES) {
+            self.memory = Held::Wanted(memory.clone());
+        }
+    }
+
+    /// Takes it at a pace from now on; `None` is any.
+    pub fn set_pace(&mut self, pace: Option<Pace>) {
+        self.pace = pace;
     }
 
     /// The length that the request declares; `None` with a chunked body.
@@ -219,9 +456,22 @@ impl RequestBody {
     ///
     /// # Errors
     /// `Invalid` if the body is cut off or trickles; `TooLarge` beyond the limit;
-    /// `NotImplemented` if a trailer declares a digest, which comes too late to be verified.
+    /// `NotImplemented` if a trailer declares a digest, which comes too late to be verified;
+    /// `Busy` at the first call if there is no memory for it.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        if let Held::Wanted(memory) = &self.memory {
+            let share = memory.take(Use::Connections, BODY_BYTES, ENTRY_WAIT_MAX, &self.env).await;
+            let busy = || {
+                let detail = "too many bodies are on their way; try again later";
+                Error::new(ErrorKind::Busy, detail).with_retry_after(BUSY_PAUSE)
+            };
+            self.memory = Held::Taken { _share: share.ok_or_else(busy)? };
+        }
         loop {
+            if let (Some(pace), Some(time)) = (&self.pace, self.free_at) {
+                pace.wait(time).await;
+                self.free_at = None;
+            }
             let Some(frame) = poll_fn(|cx| self.poll_frame(cx)).await? else {
                 if self.declared.is_some_and(|declared| declared != self.received) {
                     return Err(cut_off());
@@ -243,40 +493,60 @@ impl RequestBody {
                 return Err(too_large(limit));
             }
             if !bytes.is_empty() {
+                self.free_at = self.pace.as_ref().and_then(|pace| pace.moved(bytes.len()));
                 return Ok(Some(bytes));
             }
         }
     }
 
+    /// As [`next`](Self::next), but tells after each [`PAUSE`] that nothing has come, so that
+    /// what is kept for a client that stands still can be given back.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub async fn next_or_pause(&mut self) -> Result<Arrival, Error> {
+        loop {
+            // The timer goes on over many calls: most of them come long before its end.
+            let mut pause =
+                self.pause.take().unwrap_or_else(|| Pause::new(&self.env, self.received));
+            let arrival = {
+                let mut next = std::pin::pin!(self.next());
+                poll_fn(|cx| match next.as_mut().poll(cx) {
+                    Poll::Ready(arrival) => Poll::Ready(Some(arrival)),
+                    Poll::Pending => pause.timer.as_mut().poll(cx).map(|()| None),
+                })
+                .await
+            };
+            let Some(arrival) = arrival else {
+                let moved = self.received > pause.mark;
+                let still = if moved { Duration::ZERO } else { pause.still + PAUSE };
+                self.pause = Some(Pause { still, ..Pause::new(&self.env, self.received) });
+                if moved {
+                    continue;
+                }
+                return Ok(Arrival::Pause(still));
+            };
+            self.pause = Some(pause);
+            return arrival.map(|bytes| bytes.map_or(Arrival::End, Arrival::Bytes));
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Error>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming.frame()).poll(cx) {
-            // The time that we take between two calls is not the client's: the timer only goes
-            // on while hardly anything comes.
-            if self.timer.as_ref().is_some_and(|(_, mark)| self.moved_since(*mark)) {
-                self.timer = None;
+            if let Some(waiting) = &mut self.waiting {
+                waiting.pause(self.env.monotonic());
             }
             return Poll::Ready(match frame.transpose() {
                 Ok(frame) => Ok(frame),
                 Err(_) => Err(cut_off()),
             });
         }
-        loop {
-            let (timer, mark) = self.timer.get_or_insert_with(|| {
-                let (env, idle) = (self.env.clone(), self.idle);
-                let timer: Timer = Box::pin(async move { env.sleep(idle).await });
-                (timer, self.received)
-            });
-            std::task::ready!(timer.as_mut().poll(cx));
-            let mark = *mark;
-            if !self.moved_since(mark) {
-                return Poll::Ready(Err(Error::invalid("the body comes too slowly")));
-            }
-            self.timer = None;
-        }
-    }
-
-    fn moved_since(&self, mark: u64) -> bool {
-        self.received.saturating_sub(mark) >= PROGRESS_BYTES_MIN
+        let (patience, received) = (self.patience, self.received);
+        let waiting = self.waiting.get_or_insert_with(|| Waiting::new(patience, received));
+        let too_slow = std::task::ready!(waiting.poll(cx, &self.env, patience, received));
+        debug_assert!(too_slow == TooSlow);
+        self.incoming.give_up();
+        Poll::Ready(Err(Error::invalid("the body comes too slowly")))
     }
 
     /// The whole body, of at most `limit` bytes.
@@ -305,6 +575,65 @@ impl RequestBody {
                 Err(error) => Some((Err(error), None)),
             }
         })
+    }
+}
+
+impl Pause {
+    fn new(env: &Env, mark: u64) -> Self {
+        let env = env.clone();
+        Self { timer: Box::pin(async move { env.sleep(PAUSE).await }), mark, still: Duration::ZERO }
+    }
+}
+
+/// More time has passed than the client has.
+#[derive(PartialEq, Eq)]
+struct TooSlow;
+
+impl Waiting {
+    fn new(patience: Patience, received: u64) -> Self {
+        let Patience { window, idle, .. } = patience;
+        Self { timer: None, window, window_mark: received, idle, idle_mark: received }
+    }
+
+    /// Something has come: what we do with it takes our time, not the client's.
+    fn pause(&mut self, now: Duration) {
+        if let Some((_, since)) = self.timer.take() {
+            self.passed(now.saturating_sub(since));
+        }
+    }
+
+    fn passed(&mut self, time: Duration) {
+        self.window = self.window.saturating_sub(time);
+        self.idle = self.idle.saturating_sub(time);
+    }
+
+    /// Waits on, until the client has had all its time.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        env: &Env,
+        patience: Patience,
+        received: u64,
+    ) -> Poll<TooSlow> {
+        loop {
+            if received > self.idle_mark {
+                (self.idle, self.idle_mark) = (patience.idle, received);
+            }
+            if received - self.window_mark >= patience.bytes {
+                (self.window, self.window_mark) = (patience.window, received);
+            }
+            if self.window.is_zero() || self.idle.is_zero() {
+                return Poll::Ready(TooSlow);
+            }
+            let left = self.window.min(self.idle);
+            let (timer, _) = self.timer.get_or_insert_with(|| {
+                let sleeper = env.clone();
+                (Box::pin(async move { sleeper.sleep(left).await }), env.monotonic())
+            });
+            std::task::ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+            self.passed(left);
+        }
     }
 }
 
@@ -343,6 +672,17 @@ mod tests {
         assert_eq!(collect(short).await, Err(ErrorKind::Corrupt));
         let long = ResponseBody::stream(4, pieces(&["abc", "de"]));
         assert_eq!(collect(long).await, Err(ErrorKind::Internal));
+    }
+
+    #[tokio::test]
+    async fn events_have_no_length_and_end_where_they_end() {
+        let pieces = ["a", "bc"].map(|text| Bytes::from_static(text.as_bytes()));
+        let mut body = ResponseBody::events(stream::iter(pieces));
+        assert_eq!(body.size_hint().exact(), None);
+        assert!(!body.is_end_stream());
+        let first = body.frame().await.expect("a piece").expect("no error").into_data();
+        assert_eq!(first.ok(), Some(Bytes::from_static(b"a")));
+        assert_eq!(collect(body).await, Ok(Bytes::from_static(b"bc")));
     }
 
     #[tokio::test]

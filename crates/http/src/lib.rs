@@ -2,8 +2,8 @@
 //!
 //! [`serve`] takes connections and runs a [`serve::Service`] on them; [`body`] has request and
 //! response bodies; the rest are pure functions from headers and targets to parsed values:
-//! [`auth`], [`condition`], [`digest`], [`path`], [`query`], [`range`]; [`problem`] and
-//! [`access_log`] say what happened.
+//! [`auth`], [`condition`], [`digest`], [`host`], [`path`], [`query`], [`range`]; [`problem`] and
+//! [`access_log`] say what happened. [`limits`] has who may come in, how often and how fast.
 //!
 //! Promises: nothing here allocates in proportion to a header, a target or a body that a client
 //! sends beyond stated bounds, recurses, or logs a secret.
@@ -22,11 +22,17 @@ pub mod body;
 pub mod condition;
 pub mod date;
 pub mod digest;
+pub mod host;
+pub mod limits;
+pub mod network;
 pub mod path;
+pub mod priority;
 pub mod problem;
 pub mod query;
 pub mod range;
+pub mod rate;
 pub mod serve;
 
-pub use body::{RequestBody, ResponseBody};
-pub use serve::{Received, ServeOptions, Server, Service, Status};
+pub use body::{Arrival, Patience, RequestBody, ResponseBody};
+pub use limits::{Limits, LimitsOptions};
+pub use serve::{Received, ServeOptions, Server, Service, Status, Tls, TlsOptions};

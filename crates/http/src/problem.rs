@@ -58,7 +58,7 @@ pub fn response(
     if status.is_server_error() {
         headers.insert(APPLIED, applied(error.outcome()));
     }
-    if let Some(seconds) = retry_after(error.kind()) {
+    if let Some(seconds) = retry_after(error) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
@@ -71,10 +71,15 @@ fn applied(outcome: Outcome) -> HeaderValue {
     })
 }
 
-/// After how many seconds it may go better, for the kinds for which time alone may help.
-fn retry_after(kind: ErrorKind) -> Option<u64> {
-    match kind {
-        ErrorKind::Busy => Some(1),
+/// After how many seconds it may go better: what the error says, rounded up so that it is not too
+/// early, or else what is usual for the kinds that time alone may help.
+fn retry_after(error: &Error) -> Option<u64> {
+    if let Some(pause) = error.retry_after() {
+        let part = u64::from(pause.subsec_nanos() > 0);
+        return Some(pause.as_secs().saturating_add(part).max(1));
+    }
+    match error.kind() {
+        ErrorKind::Busy | ErrorKind::RateLimited => Some(1),
         ErrorKind::Unavailable => Some(5),
         _ => None,
     }
@@ -127,5 +132,18 @@ mod tests {
         let answer = response(&lost, StatusCode::SERVICE_UNAVAILABLE, "Unavailable", &id);
         assert_eq!(answer.headers()[APPLIED], "unknown");
         assert!(body(answer).get("existing").is_none());
+    }
+
+    #[test]
+    fn a_known_pause_is_told_in_whole_seconds_and_never_too_short() {
+        let id = RequestId::from_bytes([7; 16]);
+        for (millis, told) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (59_999, "60")] {
+            let pause = std::time::Duration::from_millis(millis);
+            for kind in [ErrorKind::RateLimited, ErrorKind::Busy] {
+                let error = Error::new(kind, "later").with_retry_after(pause);
+                let answer = response(&error, StatusCode::TOO_MANY_REQUESTS, "x", &id);
+                assert_eq!(answer.headers()["retry-after"], told, "{millis} ms");
+            }
+        }
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct Global {
     /// File with the API key [env: LARDER_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// File of the certificate authorities to believe, in PEM [env: LARDER_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Server and credentials kept by `larder login` [env: LARDER_ALIAS]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) alias: Option<String>,
@@ -80,12 +83,27 @@ pub(crate) enum Verb {
     Check,
     /// Free the bytes nothing refers to any more, now
     Gc,
+    /// Background work: list, show, cancel, run
+    #[command(subcommand)]
+    Jobs(JobsVerb),
+    /// Rules by which files of a space end by themselves
+    #[command(subcommand)]
+    Lifecycle(LifecycleVerb),
+    /// Show the heavy work that runs and waits
+    Tasks,
+    /// Take a dump of everything, or of one space
+    Dump(DumpArgs),
+    /// Load a dump, which becomes visible all at once
+    Load(LoadArgs),
     /// Measure one file server, or two in alternation
     Bench(Box<BenchArgs>),
     /// Keep a server's address and credentials for later calls
     Login(LoginArgs),
     /// Upload files and directories
     Put(PutArgs),
+    /// Unfinished uploads: list, abort
+    #[command(subcommand)]
+    Uploads(UploadsVerb),
     /// Download files and directories
     Get(GetArgs),
     /// Print files
@@ -108,10 +126,18 @@ pub(crate) enum Verb {
     /// Earlier contents of a file: list, restore, delete
     #[command(subcommand)]
     Revisions(RevisionsVerb),
+    /// Show what happened in a space
+    Changes(ChangesArgs),
     /// Users
     #[command(subcommand)]
     Users(UsersVerb),
-    /// API keys
+    /// Groups of users
+    #[command(subcommand)]
+    Groups(GroupsVerb),
+    /// Share with users, groups, or whoever has a link
+    #[command(subcommand)]
+    Share(ShareVerb),
+    /// API keys, app passwords and S3 key pairs
     #[command(subcommand)]
     Keys(KeysVerb),
     /// Spaces: trees with a quota of their own
@@ -153,6 +179,130 @@ pub(crate) struct ServeArgs {
     pub(crate) set: Vec<String>,
 }
 
+/// `larder jobs`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsVerb {
+    /// List jobs that are not finished
+    #[command(visible_alias = "ls")]
+    List {
+        /// Those of the last day that are, too
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Show a job
+    Show {
+        /// Id of the job
+        id: String,
+        /// Wait for its end
+        #[arg(long)]
+        wait: bool,
+    },
+    /// End a job at its next step
+    Cancel {
+        /// Id of the job
+        id: String,
+        /// Wait for its end
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Start a job
+    Run {
+        /// What to do
+        #[arg(value_parser = ["scrub", "check", "collect", "lifecycle"])]
+        kind: String,
+        /// Space to apply lifecycle rules in, instead of all
+        #[arg(long, value_name = "SPACE")]
+        space: Option<String>,
+        /// Wait for its end
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+/// `larder lifecycle`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LifecycleVerb {
+    /// Show the rules of a space
+    #[command(visible_alias = "ls")]
+    Show {
+        /// Space
+        #[arg(default_value = "home")]
+        space: String,
+    },
+    /// Replace all rules by those of a JSON file
+    Set {
+        /// Space
+        space: String,
+        /// File; `-` is standard input
+        file: PathBuf,
+    },
+    /// Add a rule
+    Add {
+        /// Space
+        space: String,
+        #[command(flatten)]
+        rule: NewRule,
+    },
+    /// Remove rules; all of them if none is named
+    Rm {
+        /// Space
+        space: String,
+        /// Ids or names of rules
+        rules: Vec<String>,
+    },
+}
+
+/// A lifecycle rule.
+#[derive(Debug, Default, Args)]
+pub(crate) struct NewRule {
+    /// Name, for people
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name: Option<String>,
+    /// Path that it is for, with everything below; the whole space without this
+    #[arg(long, value_name = "PATH")]
+    pub(crate) prefix: Option<String>,
+    /// Files go to the trash so long after their last change, such as 30d
+    #[arg(long, value_name = "DURATION", conflicts_with = "expire_at")]
+    pub(crate) expire_after: Option<String>,
+    /// All files go to the trash from this time on, such as 2030-01-31T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expire_at: Option<String>,
+    /// Older revisions are removed so long after a newer one took their place
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) noncurrent_after: Option<String>,
+    /// So many of the newest of them are kept
+    #[arg(long, value_name = "N")]
+    pub(crate) noncurrent_keep: Option<u32>,
+    /// Unfinished uploads are given up so long after their last byte
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) abort_uploads_after: Option<String>,
+    /// Keep the rule without applying it
+    #[arg(long)]
+    pub(crate) disabled: bool,
+}
+
+/// `larder dump`.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// File to make; `-` is standard output
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// This space only, by name or id
+    #[arg(long, value_name = "SPACE", conflicts_with = "verify")]
+    pub(crate) space: Option<String>,
+    /// Verify a dump that was made before, without a server
+    #[arg(long)]
+    pub(crate) verify: bool,
+}
+
+/// `larder load`.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Dump; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
 /// `larder login`.
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
@@ -186,8 +336,29 @@ pub(crate) struct PutArgs {
     /// Fail where a file exists already
     #[arg(short, long)]
     pub(crate) no_overwrite: bool,
+    /// Files from this size on can be gone on with after an interruption
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    pub(crate) resumable_from: u64,
+    /// Send every file in one request: an interrupted one starts again
+    #[arg(long)]
+    pub(crate) no_resume: bool,
     #[command(flatten)]
     pub(crate) parallel: Parallel,
+}
+
+/// `larder uploads`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UploadsVerb {
+    /// List one's own uploads that are not finished, and those that just were
+    #[command(visible_alias = "ls")]
+    List,
+    /// Give uploads up, with what has been sent of them
+    #[command(visible_alias = "rm")]
+    Abort {
+        /// Uploads, as `larder uploads list` shows them
+        #[arg(required = true)]
+        uploads: Vec<String>,
+    },
 }
 
 /// `larder get`.
@@ -281,6 +452,21 @@ pub(crate) struct RmArgs {
     /// Do not mind what does not exist
     #[arg(short, long)]
     pub(crate) force: bool,
+}
+
+/// `larder changes`.
+#[derive(Debug, Args)]
+pub(crate) struct ChangesArgs {
+    /// Space
+    #[arg(default_value = "home")]
+    pub(crate) space: String,
+    /// Go on after this place: the cursor of an earlier change, or `now`; without it, from the
+    /// oldest change that is kept
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+    /// Wait for further changes until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
 }
 
 /// `larder trash`.
@@ -395,7 +581,82 @@ pub(crate) enum UsersVerb {
     Rm {
         /// User name or id
         name: String,
+        /// Keep the user's home as a project space of whoever deletes the user
+        #[arg(long)]
+        keep_home: bool,
     },
+}
+
+/// `larder groups`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupsVerb {
+    /// List groups: all for administrators, else one's own
+    Ls,
+    /// Make a group
+    Create {
+        /// Name
+        group: String,
+    },
+    /// Show a group
+    Show {
+        /// Group name or id
+        group: String,
+    },
+    /// Give a group another name
+    Rename {
+        /// Group name or id
+        group: String,
+        /// The new name
+        name: String,
+    },
+    /// Delete a group; its members stay users
+    Rm {
+        /// Group name or id
+        group: String,
+    },
+    /// List the members of a group
+    Members {
+        /// Group name or id
+        group: String,
+    },
+    /// Add users to a group
+    Add {
+        /// Group name or id
+        group: String,
+        /// User names or ids
+        #[arg(required = true)]
+        users: Vec<String>,
+    },
+    /// Take users out of a group
+    Remove {
+        /// Group name or id
+        group: String,
+        /// User names or ids
+        #[arg(required = true)]
+        users: Vec<String>,
+    },
+}
+
+/// What a credential is.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum KeyKind {
+    /// API key, for programs and this one
+    Api,
+    /// App password, where a user name and a password are asked for
+    App,
+    /// S3 key pair
+    S3,
+}
+
+/// What a credential may do.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum KeyAccess {
+    /// Read files
+    Read,
+    /// Read and change files
+    Write,
+    /// Everything that its user may
+    Full,
 }
 
 /// `larder keys`.
@@ -417,6 +678,26 @@ pub(crate) enum KeysVerb {
         /// How long it is valid, such as 30d; for ever without this
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         expires: Option<std::time::Duration>,
+        /// What it is
+        #[arg(long, value_enum, default_value = "api")]
+        kind: KeyKind,
+        /// What it may do; all that its kind can without this
+        #[arg(long, value_enum)]
+        access: Option<KeyAccess>,
+        /// The only space that it opens, by name or id; may be repeated
+        #[arg(long = "space", value_name = "SPACE")]
+        spaces: Vec<String>,
+    },
+    /// Replace the secret of a key; the new one is shown this once
+    Rotate {
+        /// Id of the key
+        id: String,
+        /// User name or id, instead of oneself
+        #[arg(long, value_name = "USER", default_value = "me")]
+        of: String,
+        /// How long the old secret works on, such as 1h; not at all without this
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        overlap: Option<std::time::Duration>,
     },
     /// Delete a key
     Rm {
@@ -426,6 +707,106 @@ pub(crate) enum KeysVerb {
         #[arg(long, value_name = "USER", default_value = "me")]
         of: String,
     },
+}
+
+/// `larder share`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShareVerb {
+    /// List what is shared: with oneself, or of a path or space
+    Ls {
+        /// Path or space whose shares are listed, as SPACE:/path
+        path: Option<String>,
+        /// What oneself has shared
+        #[arg(long, conflicts_with = "path")]
+        by_me: bool,
+    },
+    /// Share a file or directory
+    Create {
+        /// What to share, as SPACE:/path; `SPACE:/` is all of the space
+        path: String,
+        #[command(flatten)]
+        with: ShareWithArgs,
+        /// What they may do
+        #[arg(long, value_enum, default_value = "viewer")]
+        role: ShareRole,
+        /// How long, such as 30d; for ever without this
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        expires: Option<std::time::Duration>,
+        /// Of a link: what to call it
+        #[arg(long, requires = "link")]
+        name: Option<String>,
+        /// Of a link: how many downloads it allows
+        #[arg(long, value_name = "COUNT", requires = "link")]
+        downloads: Option<u64>,
+        /// Of a link: ask for the password that it shall want
+        #[arg(long, requires = "link")]
+        password: bool,
+        /// Of a link: file with that password; `-` is standard input
+        #[arg(long, value_name = "FILE", requires = "link")]
+        password_file: Option<PathBuf>,
+    },
+    /// Show a share
+    Show {
+        /// Id of the share
+        id: String,
+    },
+    /// Change a share
+    Set {
+        /// Id of the share
+        id: String,
+        /// What they may do
+        #[arg(long, value_enum)]
+        role: Option<ShareRole>,
+        /// How long from now, such as 30d
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        expires: Option<std::time::Duration>,
+        /// Of a link: what to call it
+        #[arg(long)]
+        name: Option<String>,
+        /// Of a link: how many downloads it allows
+        #[arg(long, value_name = "COUNT")]
+        downloads: Option<u64>,
+    },
+    /// End a share
+    Rm {
+        /// Id of the share
+        id: String,
+    },
+    /// Give something shared a place among one's own files
+    Mount {
+        /// What it shall stand for, as SPACE:/path or the id of a file or directory
+        target: String,
+        /// Where it shall stand, as SPACE:/path
+        path: String,
+    },
+}
+
+/// Whom a share is for.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ShareWithArgs {
+    /// A user, by name or id
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// A group, by name or id
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+    /// Whoever has the link
+    #[arg(long)]
+    pub(crate) link: bool,
+}
+
+/// What a share allows.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum ShareRole {
+    /// Adding files, and seeing none (links only)
+    Uploader,
+    /// Reading
+    Viewer,
+    /// Reading and changing
+    Editor,
+    /// Sharing too
+    Manager,
 }
 
 /// `larder spaces`.

@@ -14,6 +14,7 @@ mod bench;
 mod client;
 mod command;
 mod config;
+mod master_key;
 mod metrics;
 mod output;
 mod serve;

@@ -13,6 +13,7 @@ use std::{
 
 use larder_chunk::observe::{Call, Observed};
 use larder_core::Larder;
+use larder_http::Tls;
 use larder_meta::{
     engine::embedded::STATISTICS,
     observe::{BUCKETS, Latencies, ObservedStore},
@@ -52,11 +53,26 @@ const OBSERVED: &[Metric] = &[
     CORRUPT,
 ];
 
-/// The engines that a server watches.
+const HANDSHAKES_FAILED: Metric = (
+    "larder_tls_failed_handshakes_total",
+    "Handshakes that failed: plain HTTP, old versions, clients that do not trust us.",
+);
+const RELOADS: Metric =
+    ("larder_tls_reloads_total", "New certificates that have been taken into use.");
+const RELOADS_FAILED: Metric = (
+    "larder_tls_failed_reloads_total",
+    "New certificates that could not be used: the old one stays.",
+);
+
+/// What is counted where there is a certificate.
+const TLS: &[Metric] = &[HANDSHAKES_FAILED, RELOADS, RELOADS_FAILED];
+
+/// The engines that a server watches, and its certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Engines {
     pub(crate) meta: Arc<ObservedStore>,
     pub(crate) stores: Vec<Observed>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Engines {
@@ -65,8 +81,16 @@ impl Engines {
         let mut text = String::with_capacity(8 << 10);
         // Writing to a String cannot fail.
         let written = self.write_meta(&mut text).and_then(|()| self.write_chunk(&mut text));
+        let written = written.and_then(|()| self.write_tls(&mut text));
         debug_assert!(written.is_ok());
         text
+    }
+
+    fn write_tls(&self, text: &mut String) -> fmt::Result {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        counter(text, HANDSHAKES_FAILED, tls.failed_handshakes())?;
+        counter(text, RELOADS, tls.reloads())?;
+        counter(text, RELOADS_FAILED, tls.failed_reloads())
     }
 
     fn write_meta(&self, text: &mut String) -> fmt::Result {
@@ -162,6 +186,7 @@ pub(crate) fn docs() -> String {
         OBSERVED.iter().copied().partition(|(name, _)| name.starts_with("larder_meta_"));
     for (title, metrics) in [
         ("Requests", larder_rest::metric_table().to_vec()),
+        ("TLS", TLS.to_vec()),
         ("Files", Larder::metric_table().to_vec()),
         ("Metadata", meta),
         ("The embedded engine of metadata", engine),

@@ -6,21 +6,23 @@
 //! end: doors drain, jobs stop, engines close.
 //!
 //! Prints, on standard output, the password of the first user if it made one, and then one line
-//! `larder ready http=ADDRESS` once requests are served.
+//! `larder ready http=ADDRESS` once requests are served (`https=ADDRESS` with a certificate).
 //!
 //! Not here: settings (`config`), what the parts do (their crates).
 
 use std::{io::Write as _, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use larder_base::{Env, failpoint};
+use larder_base::{Env, Memory, failpoint};
 use larder_chunk::{
     BufferPool, ChunkStore,
     local::{Expect, LocalOptions, LocalStore},
     observe::Observed,
 };
-use larder_core::{FirstUser, Larder, Stores};
-use larder_http::{ServeOptions, Server, Status};
+use larder_core::{FirstUser, Larder, Stores, WorkSettings};
+use larder_http::{
+    Limits, LimitsOptions, Patience, ServeOptions, Server, Status, Tls, TlsOptions,
+};
 use larder_meta::{
     MetaStore,
     engine::embedded::{EmbeddedOptions, EmbeddedStore},
@@ -29,7 +31,10 @@ use larder_meta::{
 use larder_rest::{MoreMetrics, Rest, RestOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{config::Config, metrics::Engines};
+use crate::{config::{Config, value::ByteRate}, master_key, metrics::Engines};
+
+/// The least memory budget: a few buffers and connections.
+const MEMORY_MIN: usize = 8 << 20;
 
 /// Calls of the metadata engine that take so long are logged.
 const SLOW_FROM: Duration = Duration::from_secs(1);
@@ -44,14 +49,19 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // Asked for before anything is open, so that no signal falls between.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
 
+    // First, because nothing else goes wrong so often.
+    let tls = open_tls(&config)?;
     let meta = open_metadata(&config, &env)?;
-    let mut engines = Engines { meta, stores: Vec::new() };
+    let mut engines = Engines { meta, stores: Vec::new(), tls: tls.clone() };
     let (larder, made) = open_larder(&config, &mut engines, &env).await?;
     let status = Status::default();
+    let limits = limits(&config, &env);
     let options = RestOptions {
         file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
-        body_idle_timeout: config.http_idle_timeout,
+        body_patience: patience(&config),
+        limits: Some(limits.clone()),
         more_metrics: MoreMetrics::new(move || engines.render()),
         ..RestOptions::default()
     };
@@ -63,6 +73,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         header_timeout: config.http_header_timeout,
         idle_timeout: config.http_idle_timeout,
         drain_timeout: config.http_drain_timeout,
+        stall_timeout: config.http_stall_timeout,
+        min_rate: config.http_min_rate.map(ByteRate::per_second),
+        header_bytes_max: usize::try_from(config.http_header_bytes_max.bytes())
+            .context("http.header_bytes_max")?,
+        headers_max: config.http_headers_max,
+        tls: tls.clone(),
+        limits: Some(limits),
+        memory: larder.memory().clone(),
         ..ServeOptions::default()
     };
     // Before anything else that can fail: this password is told once.
@@ -71,17 +89,82 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     let server = Server::start(&options, rest, &env, &status)?;
     let address = server.addresses().first().context("no listener")?;
-    say(&format!("larder ready http={address}"))?;
-    tracing::info!(%address, instance = %larder.instance(), "serving");
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    say(&format!("larder ready {scheme}={address}"))?;
+    tracing::info!(%address, scheme, instance = %larder.instance(), "serving");
+    let watch = tls.clone().map(|tls| {
+        env.spawn("watch the certificate", tls.watch(config.tls_reload_interval, env.clone()))
+    });
 
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("told to stop by SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("told to stop by SIGINT"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                tracing::info!("told to stop by SIGTERM");
+                break;
+            }
+            _ = interrupt.recv() => {
+                tracing::info!("told to stop by SIGINT");
+                break;
+            }
+            _ = hangup.recv() => look_again(tls.as_ref()).await,
+        }
+    }
+    if let Some(watch) = watch {
+        watch.abort();
     }
     server.shutdown().await;
     larder.shutdown().await.context("close the store")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reads certificate and key, if there are to be any.
+fn open_tls(config: &Config) -> anyhow::Result<Option<Tls>> {
+    let (Some(cert_file), Some(key_file)) = (&config.tls_cert_file, &config.tls_key_file) else {
+        return Ok(None);
+    };
+    let options = TlsOptions { cert_file: cert_file.clone(), key_file: key_file.clone() };
+    Ok(Some(Tls::load(options).context("open the certificate")?))
+}
+
+/// What SIGHUP asks for.
+async fn look_again(tls: Option<&Tls>) {
+    let Some(tls) = tls.cloned() else {
+        tracing::info!("told by SIGHUP to look for a new certificate, but there is none");
+        return;
+    };
+    let outcome = tokio::task::spawn_blocking(move || tls.reload()).await;
+    tracing::info!(?outcome, "told by SIGHUP to look for a new certificate");
+}
+
+/// How slowly bodies may come.
+fn patience(config: &Config) -> Patience {
+    match config.http_min_rate {
+        Some(rate) => Patience::with_rate(
+            config.http_idle_timeout,
+            config.http_stall_timeout,
+            rate.per_second(),
+        ),
+        None => Patience::of(config.http_idle_timeout),
+    }
+}
+
+/// Who may ask, how often and how fast.
+fn limits(config: &Config, env: &Env) -> Limits {
+    let options = LimitsOptions {
+        allow: config.net_allow.clone(),
+        deny: config.net_deny.clone(),
+        trusted_proxies: config.net_trusted_proxies.clone(),
+        forwarded_header: config.net_forwarded_header,
+        connections_per_address: config.http_max_connections_per_address,
+        requests_per_address: config.rate_requests_per_address,
+        requests_per_user: config.rate_requests_per_user,
+        requests_per_key: config.rate_requests_per_key,
+        bytes_per_address: config.rate_bytes_per_address.map(|rate| rate.0),
+        bytes_per_user: config.rate_bytes_per_user.map(|rate| rate.0),
+        bytes_per_key: config.rate_bytes_per_key.map(|rate| rate.0),
+    };
+    Limits::new(options, env)
 }
 
 fn open_metadata(config: &Config, env: &Env) -> anyhow::Result<Arc<ObservedStore>> {
@@ -105,7 +188,8 @@ async fn open_larder(
     let bootstrap = Larder::bootstrap(&*meta, env).await.context("read the metadata")?;
     let budget =
         usize::try_from(config.memory_budget_bytes.bytes()).context("memory.budget_bytes")?;
-    let pool = BufferPool::new(budget);
+    let memory = Memory::new(budget.max(MEMORY_MIN));
+    let pool = BufferPool::of(memory.clone());
     let stores = &mut engines.stores;
     for url in &config.store_urls {
         let directory = match url.strip_prefix("local:") {
@@ -128,6 +212,10 @@ async fn open_larder(
     {
         anyhow::bail!("store.urls lacks the store {missing}, which holds chunks");
     }
+    let default = || master_key::default_path(&config.data_dir);
+    let path = config.master_key_file.clone().unwrap_or_else(default);
+    let replace = config.master_key_replace;
+    let master_key = master_key::open(&path, bootstrap.master_key, replace, env)?;
     let first_user = FirstUser {
         name: config.root_user.clone(),
         password: config.root_password.as_ref().map(|secret| secret.reveal().to_owned()),
@@ -136,9 +224,22 @@ async fn open_larder(
         trash_retention: config.trash_retention,
         revisions_keep: config.revisions_keep,
         revisions_retention: config.revisions_retention,
+        feed_retention: config.feed_retention,
+        feed_entries_max: config.feed_entries_max as u64,
         collect_interval: config.collect_interval,
+        lifecycle_interval: config.lifecycle_interval,
+        idempotency_retention: config.idempotency_retention,
+        idempotency_keys_max: config.idempotency_keys_max as u64,
         scrub_interval: config.scrub_interval,
+        upload_session_ttl: config.upload_session_ttl,
+        upload_sweep_interval: config.upload_sweep_interval,
+        upload_sessions_per_user_max: config.upload_sessions_per_user_max,
+        upload_result_retention: config.upload_result_retention,
         lease_ttl: config.lease_ttl,
+        memory,
+        work: WorkSettings { slots: config.work_slots, queue_max: config.work_queue_max },
+        master_key: Some(master_key),
+        master_key_replace: config.master_key_replace,
     };
     let stores = stores.iter().map(|store| Arc::new(store.clone()) as Arc<dyn ChunkStore>);
     let stores = Stores::new(stores.collect())?;

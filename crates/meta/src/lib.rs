@@ -25,7 +25,7 @@ pub mod observe;
 pub mod spec;
 pub mod store;
 
-pub use spec::{Bound, Compare, Expect, FieldOp, Merge, Operation, TxnSpec};
+pub use spec::{Append, Bound, Compare, Expect, FieldOp, Merge, Operation, TxnSpec};
 pub use store::{
     CommitError, Committed, Health, Limits, MetaError, MetaStore, Record, Revision, Snapshot,
     Version,

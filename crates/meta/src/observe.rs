@@ -300,7 +300,7 @@ impl MetaStore for ObservedStore {
     }
 
     async fn commit(&self, spec: TxnSpec) -> Result<Committed, CommitError> {
-        let items = spec.put.len() + spec.delete.len() + spec.merge.len();
+        let items = spec.put.len() + spec.delete.len() + spec.merge.len() + spec.append.len();
         let start = self.meter.env.monotonic();
         let result = self.inner.commit(spec).await;
         self.meter.took(&self.meter.commit, start, "commit", items);

@@ -10,14 +10,14 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use larder_base::id::{Incarnation, OpId};
 
-use crate::store::{Limits, Version};
+use crate::store::{Limits, Revision, Version};
 
 /// Number of counters in a record that [`Merge`] changes.
 pub const COUNTERS: usize = 4;
 
 /// One atomic change: if every comparison, guard and bound holds, all of it happens.
 ///
-/// No key may stand twice among `put`, `delete` and `merge`. A key that is compared may also be
+/// No key may stand twice among `put`, `delete` and `merge`, nor be that of an item of `append`. A key that is compared may also be
 /// written.
 #[derive(Clone, Debug, Default)]
 pub struct TxnSpec {
@@ -38,6 +38,8 @@ pub struct TxnSpec {
     pub delete: Vec<Bytes>,
     /// Commutative changes of counters. They never conflict with each other.
     pub merge: Vec<Merge>,
+    /// Records to write under keys that name this commit; see [`Append`].
+    pub append: Vec<Append>,
     /// Whether this is a step towards giving room back (a delete, a mark for a purge, a step of a
     /// job), or must be possible for one. An engine whose disk is full still accepts it, from a
     /// reserve that no other spec can touch; what it writes itself should be small. It changes
@@ -86,6 +88,23 @@ pub struct Merge {
     pub bounds: Vec<Bound>,
 }
 
+/// A record whose key is known only when it is committed: the i-th item of a spec that commits at
+/// revision r becomes the record under [`append_key`]`(prefix, r, i)`. Under one prefix such
+/// records stand in the order of commits, then of items; commits that append never conflict for
+/// that. Afterwards it is a record like any other.
+///
+/// Nothing may be put under the prefix, or merged, at a key that a later commit could append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// What the key starts with; not empty.
+    pub prefix: Bytes,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// Bytes of an appended record's key behind its prefix.
+pub const APPEND_KEY_BYTES: usize = 8 + 2;
+
 /// What happens to one counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FieldOp {
@@ -123,6 +142,24 @@ pub fn operation_key(id: OpId) -> Bytes {
     key.into()
 }
 
+/// The key of the record that item `index` of the commit at `revision` appends under `prefix`:
+/// the prefix, the revision and the index, both big-endian.
+pub fn append_key(prefix: &[u8], revision: Revision, index: u16) -> Bytes {
+    let mut key = Vec::with_capacity(prefix.len() + APPEND_KEY_BYTES);
+    key.extend_from_slice(prefix);
+    key.extend_from_slice(&revision.0.to_be_bytes());
+    key.extend_from_slice(&index.to_be_bytes());
+    key.into()
+}
+
+/// The revision and the index at the end of an appended record's key; `None` if it is too short
+/// to be one.
+pub fn append_position(key: &[u8]) -> Option<(Revision, u16)> {
+    let (rest, index) = key.split_last_chunk()?;
+    let revision = rest.last_chunk()?;
+    Some((Revision(u64::from_be_bytes(*revision)), u16::from_be_bytes(*index)))
+}
+
 /// Why a spec cannot be committed by any engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -151,19 +188,40 @@ impl TxnSpec {
         self.compare.push(Compare { key, expect: Expect::Version(version) });
     }
 
+    /// Bytes of the keys and values that it puts and appends.
+    pub fn written_bytes(&self) -> usize {
+        let put = self.put.iter().map(|(key, value)| key.len() + value.len());
+        let appended = self
+            .append
+            .iter()
+            .map(|append| append.prefix.len() + APPEND_KEY_BYTES + append.value.len());
+        put.chain(appended).sum()
+    }
+
+    /// The items of `append` as records, were it committed at `revision`.
+    pub fn appended(
+        append: Vec<Append>,
+        revision: Revision,
+    ) -> impl Iterator<Item = (Bytes, Bytes)> {
+        // No engine takes so many items that the numbers run out.
+        (0..=u16::MAX)
+            .zip(append)
+            .map(move |(index, append)| (append_key(&append.prefix, revision, index), append.value))
+    }
+
     /// Checks the spec against `limits`. Engines call it first; a failure is a defect of ours,
     /// because large work must be an O(1) switch and a resumable job.
     pub fn check(&self, limits: &Limits) -> Result<(), SpecError> {
         let writes = self.put.len() + self.delete.len() + self.merge.len();
         // Engines that fold in the commit take merges outside the item limit: a chain of
         // directories is longer than that.
-        let counted = self.put.len() + self.delete.len();
+        let counted = self.put.len() + self.delete.len() + self.append.len();
         for items in [self.compare.len(), self.empty.len(), counted] {
             if items > limits.items_max {
                 return Err(SpecError::TooManyItems(items));
             }
         }
-        let bytes: usize = self.put.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes = self.written_bytes();
         if bytes > limits.bytes_max {
             return Err(SpecError::TooManyBytes(bytes));
         }
@@ -173,6 +231,15 @@ impl TxnSpec {
             .map(|(key, _)| key)
             .chain(&self.delete)
             .chain(self.merge.iter().map(|merge| &merge.key));
+        for append in &self.append {
+            let key_bytes = append.prefix.len() + APPEND_KEY_BYTES;
+            if append.prefix.is_empty() {
+                return Err(SpecError::KeyLength(0));
+            }
+            if key_bytes > limits.key_bytes_max {
+                return Err(SpecError::KeyLength(key_bytes));
+            }
+        }
         let mut seen = BTreeSet::new();
         for key in written {
             if key.is_empty() || key.len() > limits.key_bytes_max {

@@ -1,4 +1,4 @@
-//! Administration: check, collection, jobs.
+//! Administration: check, collection.
 //!
 //! Not here: who may do this (core); health and metrics ([`crate::operation`]).
 
@@ -7,7 +7,7 @@ use http::StatusCode;
 use crate::{
     call::{self, Call},
     error::Answer,
-    wire::{CheckBody, CollectBody, JobBody, PageBody},
+    wire::{CheckBody, CollectBody, PageBody, TaskBody},
 };
 
 /// `GET` and `POST /v1/admin/check[?wait=1]`: proves every invariant again, online. It always
@@ -26,9 +26,9 @@ pub(crate) async fn collect(call: Call<'_>) -> Answer {
     Ok(call::json(StatusCode::OK, &CollectBody::from(report))?)
 }
 
-/// `GET /v1/admin/jobs`.
-pub(crate) async fn jobs(call: Call<'_>) -> Answer {
+/// `GET /v1/admin/tasks`: the heavy work that runs, waits, or waits for its client.
+pub(crate) fn tasks(call: &Call<'_>) -> Answer {
     call.no_query()?;
-    let jobs = call.larder().jobs(&call.caller).await?;
-    Ok(call::json(StatusCode::OK, &PageBody::<JobBody<'_>>::whole("jobs", &jobs))?)
+    let tasks = call.larder().tasks(&call.caller)?;
+    Ok(call::json(StatusCode::OK, &PageBody::<TaskBody<'_>>::whole("tasks", &tasks))?)
 }

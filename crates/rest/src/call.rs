@@ -63,7 +63,9 @@ impl<'a> Call<'a> {
 
     /// Parses the body, which must be JSON.
     pub(crate) async fn json<T: DeserializeOwned>(body: RequestBody) -> Result<T, Error> {
-        parse(&body.collect(JSON_BYTES_MAX).await?)
+        let bytes = body.collect(JSON_BYTES_MAX).await?;
+        larder_core::idempotency::note_body(&bytes)?;
+        parse(&bytes)
     }
 
     /// Parses the body, which may be empty.
@@ -72,6 +74,7 @@ impl<'a> Call<'a> {
         T: DeserializeOwned + Default,
     {
         let bytes = body.collect(JSON_BYTES_MAX).await?;
+        larder_core::idempotency::note_body(&bytes)?;
         if bytes.is_empty() { Ok(T::default()) } else { parse(&bytes) }
     }
 }
@@ -86,14 +89,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 /// Checks that every request which changes something must pass.
 ///
 /// # Errors
-/// `NotImplemented` for an `Idempotency-Key`, whose promise we cannot keep yet; `Denied` for a
-/// request that a browser sends on behalf of another site, because a browser adds the password it
+/// `Denied` for a request that a browser sends on behalf of another site, because a browser adds the password it
 /// remembers to those too.
 pub(crate) fn refuse_unsafe(headers: &HeaderMap) -> Result<(), Error> {
-    if headers.contains_key("idempotency-key") {
-        let detail = "Idempotency-Key is not supported; use If-None-Match: * or If-Match";
-        return Err(Error::new(ErrorKind::NotImplemented, detail));
-    }
     let foreign = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         Some(site) => !matches!(site, b"same-origin" | b"none"),
         None => headers.get(header::ORIGIN).is_some_and(|origin| !is_own(origin, headers)),
@@ -150,6 +148,11 @@ pub(crate) fn json(
     Ok(response)
 }
 
+/// Whether an answer was made by [`json`].
+pub(crate) fn is_json(response: &Response<ResponseBody>) -> bool {
+    response.headers().get(header::CONTENT_TYPE) == Some(&JSON)
+}
+
 /// The answer to what leaves nothing to say.
 pub(crate) fn no_content() -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Empty);
@@ -178,9 +181,9 @@ pub(crate) fn created(response: &mut Response<ResponseBody>, created: bool, loca
     }
 }
 
-/// Where the entry at a path of a space is shown.
-pub(crate) fn stat_location(entry: &Entry) -> String {
-    format!("/v1/spaces/{}/stat/{}", entry.space, path::encode(&entry.path.to_string()))
+/// Where the entry at a path of the space that a request named is shown.
+pub(crate) fn stat_location(space: &str, entry: &Entry) -> String {
+    format!("/v1/spaces/{space}/stat/{}", path::encode(&entry.path.to_string()))
 }
 
 #[cfg(test)]
@@ -193,12 +196,6 @@ mod tests {
             headers.insert(*name, HeaderValue::from_static(value));
         }
         refuse_unsafe(&headers).err().map(|error| error.kind())
-    }
-
-    #[test]
-    fn a_promise_that_is_not_kept_is_not_accepted() {
-        assert_eq!(refused(&[("idempotency-key", "k")]), Some(ErrorKind::NotImplemented));
-        assert_eq!(refused(&[]), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_base::{ErrorKind, id::RequestId};
 use larder_core::Error;
 use larder_http::{ResponseBody, auth, problem};
@@ -18,6 +18,19 @@ pub(crate) enum Failure {
     Method(&'static str),
     /// No byte of the file, which has this size, was asked for.
     Range(u64),
+    /// An error with more than its kind says.
+    Dressed(Box<Dressed>),
+}
+
+/// An error with a status or with headers that its kind alone does not have.
+#[derive(Debug)]
+pub(crate) struct Dressed {
+    /// The error.
+    pub(crate) error: Error,
+    /// Another status than that of its kind.
+    pub(crate) status: Option<StatusCode>,
+    /// Further headers.
+    pub(crate) headers: HeaderMap,
 }
 
 /// What every handler returns.
@@ -59,6 +72,25 @@ pub(crate) fn status(kind: ErrorKind) -> (StatusCode, &'static str) {
 }
 
 impl Failure {
+    /// An error with a status or with headers that its kind alone does not have.
+    pub(crate) fn dressed(
+        error: Error,
+        status: Option<StatusCode>,
+        headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    ) -> Self {
+        let headers = headers.into_iter().collect();
+        Self::Dressed(Box::new(Dressed { error, status, headers }))
+    }
+
+    /// The kind of the error, where it is one of core.
+    pub(crate) fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Error(error) => Some(error.kind()),
+            Self::Dressed(dressed) => Some(dressed.error.kind()),
+            Self::Method(_) | Self::Range(_) => None,
+        }
+    }
+
     /// The answer.
     pub(crate) fn response(self, request_id: &RequestId) -> Response<ResponseBody> {
         match self {
@@ -69,6 +101,15 @@ impl Failure {
                 if code == StatusCode::UNAUTHORIZED {
                     response.headers_mut().insert(header::WWW_AUTHENTICATE, auth::CHALLENGE);
                 }
+                response
+            }
+            Self::Dressed(dressed) => {
+                let Dressed { error, status, headers } = *dressed;
+                let mut response = Self::Error(error).response(request_id);
+                if let Some(status) = status {
+                    *response.status_mut() = status;
+                }
+                response.headers_mut().extend(headers);
                 response
             }
             Self::Method(allow) => {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use larder_base::{
-    ErrorKind,
+    ErrorKind, Timestamp,
     id::{NodeId, RequestId},
     name::TreePath,
 };
@@ -21,7 +21,7 @@ use larder_core::{
     Body, Caller, Download, Entry, Error, Larder, SpaceRef, Target, UploadOptions, Written,
 };
 use larder_http::{
-    RequestBody, ResponseBody,
+    Arrival, RequestBody, ResponseBody,
     condition::{Preconditions, Verdict},
     date, digest,
     range::{self, Wanted},
@@ -31,6 +31,7 @@ use crate::{
     call::{self, Call},
     error::{Answer, Failure},
     form,
+    idempotency::EXPIRES,
     wire::{EntryBody, UploadedBody},
 };
 
@@ -86,6 +87,7 @@ async fn read(call: Call<'_>, target: Target, want: Want) -> Answer {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
         return Ok(answer(StatusCode::OK, headers, ResponseBody::Empty));
     }
+    call.larder().count_download(&call.caller).await?;
     let applies = conditions.range_applies(&etag, modified);
     match if applies { wanted(call.headers(), size) } else { Wanted::Whole } {
         Wanted::Unsatisfiable => Err(Failure::Range(size)),
@@ -132,6 +134,9 @@ fn content_headers(entry: &Entry) -> HeaderMap {
     let content_type = entry.content_type.as_deref().and_then(|text| text.parse().ok());
     headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(OCTETS));
     headers.insert(header::LAST_MODIFIED, date::header(entry.modified));
+    if let Some(expires) = entry.expires {
+        headers.insert(EXPIRES, call::value(expires.to_string()));
+    }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // A file of a user's must not run as a page of ours, nor be shown when it has been replaced.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -257,6 +262,7 @@ fn upload_options(call: &Call<'_>, parents: bool) -> Result<UploadOptions, Error
         conditions: Preconditions::parse(headers)?.for_write(),
         parents,
         sha256: digest::declared(headers)?,
+        expires: expires(headers)?,
     })
 }
 
@@ -272,6 +278,15 @@ pub(crate) fn refuse_partial(headers: &HeaderMap) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::NotImplemented, detail));
     }
     Ok(())
+}
+
+/// When the uploaded file goes to the trash by itself.
+pub(crate) fn expires(headers: &HeaderMap) -> Result<Option<Timestamp>, Error> {
+    let Some(value) = headers.get(EXPIRES) else { return Ok(None) };
+    let time = value.to_str().ok().and_then(|text| text.parse().ok());
+    time.map(Some).ok_or_else(|| {
+        Error::invalid("Larder-Expires must be a time such as 2030-01-31T00:00:00Z")
+    })
 }
 
 /// The MIME type of what `headers` describe.
@@ -293,8 +308,12 @@ async fn store(
     mut body: RequestBody,
 ) -> Result<Written, Error> {
     let mut upload = larder.open_upload(caller, space, path, options).await?;
-    while let Some(bytes) = body.next().await? {
-        upload.write(bytes).await?;
+    loop {
+        match body.next_or_pause().await? {
+            Arrival::Bytes(bytes) => upload.write(bytes).await?,
+            Arrival::Pause(still) => upload.pause(still).await?,
+            Arrival::End => break,
+        }
     }
     upload.commit().await
 }
@@ -316,9 +335,9 @@ pub(crate) async fn delete(call: Call<'_>, space: &str, path: &str) -> Answer {
 /// `DELETE /v1/files/{id}`.
 pub(crate) async fn delete_by_id(call: Call<'_>, id: &str) -> Answer {
     let id = call::id::<NodeId>(id, "file")?;
-    if call.query(&["revision"])?.get("revision").is_some() {
-        let detail = "a revision is deleted by DELETE /v1/spaces/{space}/revisions/{path}";
-        return Err(Error::new(ErrorKind::NotImplemented, detail).into());
+    if let Some(revision) = call.query(&["revision"])?.number("revision")? {
+        call.larder().delete_revision_by_id(&call.caller, id, revision).await?;
+        return Ok(call::no_content());
     }
     to_trash(call, Target::Node(id)).await
 }

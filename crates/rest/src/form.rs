@@ -57,6 +57,7 @@ pub(crate) async fn upload(
         return Err(Error::new(ErrorKind::NotImplemented, detail));
     }
     let conditions = Preconditions::parse(call.headers())?.for_write();
+    let expires = files::expires(call.headers())?;
     let (gate, stream) = Gate::new(call.body);
     let mut form = Multipart::new(stream, boundary);
     let field = next_field(&mut form, &gate).await?;
@@ -66,6 +67,7 @@ pub(crate) async fn upload(
         content_type: files::content_type(field.headers())?,
         conditions,
         parents: false,
+        expires,
         sha256: digest::declared(field.headers())?,
     };
     let name = field.file_name().ok_or_else(|| {

@@ -6,7 +6,7 @@
 //!
 //! Promises: what a request says is either done or refused, never ignored: unknown query
 //! parameters, unknown fields of bodies and headers that ask for what we do not do
-//! (`Idempotency-Key`, `Content-Encoding`, `Content-Range`) are errors. Each answer has an
+//! (`Content-Encoding`, `Content-Range`) are errors. Each answer has an
 //! `X-Request-Id`. Nothing on the way to a file allocates more than its headers need.
 //!
 //! Not here: rules about files (core), connections and header syntax (`larder_http`).
@@ -19,27 +19,38 @@
 
 mod admin;
 mod call;
+mod changes;
+mod dump;
 mod error;
 mod files;
 mod form;
+mod groups;
+mod idempotency;
+mod jobs;
+mod keys;
+mod lifecycle;
 mod metrics;
 mod operation;
 mod revisions;
 mod route;
+mod shares;
 mod spaces;
 mod trash;
 mod tree;
+mod tus;
+mod uploads;
 mod users;
 mod wire;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::{IpAddr, SocketAddr}, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response, request::Parts};
 use hyper::body::Body as _;
 use larder_base::{Env, id::RequestId};
 use larder_core::{Error, Larder};
 use larder_http::{
-    Received, RequestBody, ResponseBody, Service, Status, access_log, auth::Given, problem,
+    Limits, Patience, Received, RequestBody, ResponseBody, Service, Status, access_log,
+    auth::Given, host, priority, problem,
 };
 
 pub use crate::metrics::MoreMetrics;
@@ -57,8 +68,10 @@ pub struct RestOptions {
     /// Largest file, in bytes, that is taken; `None` is no limit. Larger ones get 413 before
     /// their body is read.
     pub file_bytes_max: Option<u64>,
-    /// Longest time in which the body of a request does not move.
-    pub body_idle_timeout: Duration,
+    /// How slowly the body of a request may come.
+    pub body_patience: Patience,
+    /// Who may ask, how often and how fast; `None` is everybody and any.
+    pub limits: Option<Limits>,
     /// The version that `/health` and `/metrics` show.
     pub version: String,
     /// Token that `/metrics` wants as `Authorization: Bearer`; `None` leaves it open.
@@ -71,7 +84,8 @@ impl Default for RestOptions {
     fn default() -> Self {
         Self {
             file_bytes_max: None,
-            body_idle_timeout: Duration::from_secs(30),
+            body_patience: Patience::of(Duration::from_secs(30)),
+            limits: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             metrics_token: None,
             more_metrics: MoreMetrics::default(),
@@ -88,6 +102,7 @@ struct Inner {
     larder: Larder,
     env: Env,
     status: Status,
+    limits: Limits,
     options: RestOptions,
     metrics: Metrics,
 }
@@ -97,7 +112,9 @@ impl Rest {
     /// to 503 when that drains.
     pub fn new(larder: Larder, env: &Env, status: &Status, options: RestOptions) -> Self {
         let (env, status) = (env.clone(), status.clone());
-        Self(Arc::new(Inner { larder, env, status, options, metrics: Metrics::new() }))
+        let limits = options.limits.clone().unwrap_or_else(|| Limits::none(&env));
+        let metrics = Metrics::new();
+        Self(Arc::new(Inner { larder, env, status, limits, options, metrics }))
     }
 }
 
@@ -112,14 +129,23 @@ impl Service for Rest {
         let started = inner.env.monotonic();
         let request_id = RequestId::new(&inner.env);
         let (head, body) = request.into_parts();
-        let body = RequestBody::new(body, &inner.env, inner.options.body_idle_timeout);
+        let mut body = RequestBody::new(body, &inner.env, inner.options.body_patience);
+        body.count_memory(inner.larder.memory());
         let route = Route::find(head.uri.path());
+        let client = inner.limits.client(peer, &head.headers);
         let mut user = None;
-        let answer = match route {
-            Some(route) => inner.answer(route, &head, body, &mut user).await,
-            None => Err(Error::not_found("path of the API").into()),
+        let answer = match (inner.enter(route, &head, client), route) {
+            (Err(error), _) => Err(error.into()),
+            (Ok(()), Some(route)) => inner.answer(route, &head, body, client, &mut user).await,
+            (Ok(()), None) => Err(Error::not_found("path of the API").into()),
         };
         let mut response = answer.unwrap_or_else(|failure| failure.response(&request_id));
+        if route.is_some_and(uploads::is_upload) {
+            uploads::mark(&mut response);
+        }
+        if route.is_some_and(|route| route.is_link()) {
+            shares::private(&mut response);
+        }
         response.headers_mut().insert(problem::REQUEST_ID, problem::request_id(&request_id));
         let class = route.map_or(NONE, |route| route.class());
         let took = inner.env.monotonic().saturating_sub(started);
@@ -128,9 +154,9 @@ impl Service for Rest {
             access_log::record(&access_log::Line {
                 request_id: &request_id,
                 door: "rest",
-                peer: peer.ip(),
+                peer: client,
                 method: head.method.as_str(),
-                path: head.uri.path(),
+                path: shares::hidden(head.uri.path()),
                 op: TABLE.get(class).map_or("", |(name, _)| name),
                 user: user.as_deref(),
                 status: response.status().as_u16(),
@@ -143,36 +169,79 @@ impl Service for Rest {
 }
 
 impl Inner {
+    /// Whether a request from `client` is looked at, before anything is known of its user.
+    fn enter(&self, route: Option<Route<'_>>, head: &Parts, client: IpAddr) -> Result<(), Error> {
+        self.limits.enter(client)?;
+        host::check(head.version, &head.headers)?;
+        // Whoever watches us must not be locked out by others behind the same address.
+        if matches!(route, Some(Route::Health | Route::Ready)) {
+            return Ok(());
+        }
+        self.limits.admit(client)
+    }
+
     async fn answer(
         &self,
         route: Route<'_>,
         head: &Parts,
-        body: RequestBody,
+        mut body: RequestBody,
+        from: IpAddr,
         user: &mut Option<Arc<str>>,
     ) -> Answer {
-        if !route.allows(&head.method) {
+        let method = uploads::method(route, head)?;
+        if !route.allows(&method) {
             return Err(Failure::Method(route.allow()));
+        }
+        if method == Method::OPTIONS {
+            return Ok(uploads::options(self, route));
         }
         if route.open() {
             return operation::answer(self, route, &head.headers);
         }
-        let given = Given::parse(&head.headers)?;
-        let caller = self.larder.authenticate(given.credentials()).await?;
-        drop(given);
+        if let Route::Link(token) = route {
+            return shares::view_link(self, token).await;
+        }
+        let (route, mut caller) = match route.through_link() {
+            Some((token, route)) => {
+                (route, shares::open_link(self, token, &head.headers, from).await?)
+            }
+            None => {
+                let given = Given::parse(&head.headers)?;
+                (route, self.larder.authenticate(given.credentials(), from).await?)
+            }
+        };
+        if let Some(priority) = priority::wished(&head.headers) {
+            caller.wish(priority);
+        }
         *user = Some(caller.name.clone());
-        let safe = matches!(head.method, Method::GET | Method::HEAD);
+        let pace = self.limits.admit_user(from, caller.meters())?;
+        body.set_pace(pace.clone());
+        let safe = matches!(method, Method::GET | Method::HEAD);
         if !safe {
             call::refuse_unsafe(&head.headers)?;
         }
         let call = Call { inner: self, head, body, caller };
-        dispatch(route, call).await
+        let response = match idempotency::key(&head.headers)? {
+            Some(key) if !safe => idempotency::answer(key, route, &method, call).await?,
+            _ => dispatch(route, method.as_str(), call).await?,
+        };
+        if !safe || !call::is_json(&response) {
+            return Ok(match pace {
+                Some(pace) => response.map(|body| body.paced(pace)),
+                None => response,
+            });
+        }
+        // A long listing waits in memory for a client that does not read.
+        let (head, body) = response.into_parts();
+        let body = body.count_memory(self.larder.memory(), &self.env).await?;
+        Ok(Response::from_parts(head, body))
     }
 }
 
 /// Hands a request, whose method the route allows, to its handler.
-async fn dispatch(route: Route<'_>, call: Call<'_>) -> Answer {
-    let method = match (route, call.head.method.as_str()) {
-        (Route::File(..) | Route::FileId(..), method) => method,
+async fn dispatch(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
+    let method = match (route, method) {
+        (Route::File(..) | Route::FileId(..) | Route::Upload(..), method) => method,
         // What is small is made and then not sent.
         (_, "HEAD") => "GET",
         (_, method) => method,
@@ -194,6 +263,7 @@ async fn dispatch(route: Route<'_>, call: Call<'_>) -> Answer {
         (Route::Revisions(space, path), "GET") => revisions::list(call, space, path).await,
         (Route::Revisions(space, path), "POST") => revisions::restore(call, space, path).await,
         (Route::Revisions(space, path), "DELETE") => revisions::delete(call, space, path).await,
+        (Route::Changes(space), "GET") => changes::get(call, space).await,
         (Route::Trash(space), "GET") => trash::list(call, space).await,
         (Route::Trash(space), "DELETE") => trash::empty(call, space).await,
         (Route::TrashItem(space, item), "DELETE") => trash::purge(call, space, item).await,
@@ -209,12 +279,47 @@ async fn dispatch(route: Route<'_>, call: Call<'_>) -> Answer {
         (Route::User(user), "GET") => users::get(call, user).await,
         (Route::User(user), "PATCH") => users::change(call, user).await,
         (Route::User(user), "DELETE") => users::delete(call, user).await,
-        (Route::Keys(user), "GET") => users::keys(call, user).await,
-        (Route::Keys(user), "POST") => users::create_key(call, user).await,
-        (Route::Key(user, key), "DELETE") => users::delete_key(call, user, key).await,
+        (Route::Keys(user), "GET") => keys::list(call, user).await,
+        (Route::Keys(user), "POST") => keys::create(call, user).await,
+        (Route::Key(user, key), "DELETE") => keys::delete(call, user, key).await,
+        (Route::KeyRotate(user, key), "POST") => keys::rotate(call, user, key).await,
+        (Route::Groups, "GET") => groups::list(call).await,
+        (Route::Groups, "POST") => groups::create(call).await,
+        (Route::Group(group), "GET") => groups::get(call, group).await,
+        (Route::Group(group), "PATCH") => groups::change(call, group).await,
+        (Route::Group(group), "DELETE") => groups::delete(call, group).await,
+        (Route::Members(group), "GET") => groups::members(call, group).await,
+        (Route::Member(group, user), "PUT") => groups::add_member(call, group, user).await,
+        (Route::Member(group, user), "DELETE") => groups::remove_member(call, group, user).await,
+        (Route::Dump, "GET") => dump::dump(call).await,
+        (Route::Load, "POST") => dump::load(call).await,
         (Route::Check, "GET" | "POST") => admin::check(call).await,
         (Route::Collect, "POST") => admin::collect(call).await,
-        (Route::Jobs, "GET") => admin::jobs(call).await,
+        (Route::Jobs, "GET") => jobs::list(call).await,
+        (Route::Tasks, "GET") => admin::tasks(&call),
+        (Route::Jobs, "POST") => jobs::start(call).await,
+        (Route::Job(id), "GET") => jobs::get(call, id).await,
+        (Route::Job(id), "DELETE") => jobs::cancel(call, id).await,
+        (Route::Lifecycle(space), "GET") => lifecycle::get(call, space).await,
+        (Route::Lifecycle(space), "PUT") => lifecycle::put(call, space).await,
+        (Route::Lifecycle(space), "DELETE") => lifecycle::delete(call, space).await,
+        (Route::Shares, "GET") => shares::list(call).await,
+        (Route::Shares, "POST") => shares::create(call).await,
+        (Route::Share(id), "GET") => shares::get(call, id).await,
+        (Route::Share(id), "PATCH") => shares::change(call, id).await,
+        (Route::Share(id), "DELETE") => shares::delete(call, id).await,
+        (Route::Reference(space, path), "PUT") => {
+            shares::create_reference(call, space, path).await
+        }
+        (Route::Uploads, "POST") => uploads::create(call).await,
+        (Route::Uploads, "GET") => uploads::list(call).await,
+        (Route::Upload(id), "HEAD") => uploads::head(call, id).await,
+        (Route::Upload(id), "PATCH") => uploads::patch(call, id).await,
+        (Route::Upload(id), "DELETE") => uploads::abort(call, id).await,
+        (Route::Upload(id), "GET") => uploads::get(call, id).await,
+        (Route::UploadComplete(id), "POST") => uploads::complete(call, id).await,
+        (Route::UploadParts(id), "GET") => uploads::parts(call, id).await,
+        (Route::UploadPart(id, number), "PUT") => uploads::put_part(call, id, number).await,
         _ => Err(Error::internal("an allowed method has no handler").into()),
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use http::StatusCode;
-use larder_http::Status;
+use larder_http::{Limits, Status};
 
 use crate::route::{CLASSES, NONE, TABLE};
 
@@ -47,6 +47,14 @@ const REFUSED: Metric =
     ("larder_http_refused_total", "Connections turned away because there were too many.");
 const PANICS: Metric =
     ("larder_http_panics_total", "Requests whose handler panicked: each one is a defect.");
+const LIMITED: Metric = (
+    "larder_http_limited_total",
+    "Requests and connections refused by a limit of an address, user or key, by `limit`.",
+);
+const CUT: Metric = (
+    "larder_http_cut_total",
+    "Connections cut off because the client was too slow, by what it was slow `with`.",
+);
 const REQUESTS: Metric =
     ("larder_http_requests_total", "Requests by `door`, `route` and class of `status`.");
 const SECONDS: Metric =
@@ -54,7 +62,7 @@ const SECONDS: Metric =
 
 /// Every metric of this door.
 pub(crate) const METRICS: &[Metric] =
-    &[BUILD, CONNECTIONS, ACCEPTED, REFUSED, PANICS, REQUESTS, SECONDS];
+    &[BUILD, CONNECTIONS, ACCEPTED, REFUSED, PANICS, LIMITED, CUT, REQUESTS, SECONDS];
 
 /// Metrics of parts that the door does not know, as OpenMetrics text without its end.
 #[derive(Clone, Default)]
@@ -113,20 +121,31 @@ impl Metrics {
     }
 
     /// The whole page: `core` is core's part.
-    pub(crate) fn page(&self, core: &str, server: &Status, version: &str) -> String {
+    pub(crate) fn page(
+        &self,
+        core: &str,
+        (server, limits): (&Status, &Limits),
+        version: &str,
+    ) -> String {
         let mut page = String::with_capacity(16 << 10);
         page.push_str(core);
         if !page.is_empty() && !page.ends_with('\n') {
             page.push('\n');
         }
-        if self.write(&mut page, server, version).is_err() {
+        if self.write(&mut page, server, limits, version).is_err() {
             tracing::error!("write metrics into a string");
         }
         page.push_str("# EOF\n");
         page
     }
 
-    fn write(&self, page: &mut String, server: &Status, version: &str) -> fmt::Result {
+    fn write(
+        &self,
+        page: &mut String,
+        server: &Status,
+        limits: &Limits,
+        version: &str,
+    ) -> fmt::Result {
         begin(page, BUILD, "info")?;
         writeln!(page, "larder_build_info{{version=\"{version}\"}} 1")?;
         begin(page, CONNECTIONS, "gauge")?;
@@ -138,6 +157,14 @@ impl Metrics {
         ] {
             begin(page, metric, "counter")?;
             writeln!(page, "{} {value}", metric.0)?;
+        }
+        begin(page, LIMITED, "counter")?;
+        for (limit, value) in limits.refused() {
+            writeln!(page, "{}{{limit=\"{limit}\"}} {value}", LIMITED.0)?;
+        }
+        begin(page, CUT, "counter")?;
+        for (with, value) in server.cut() {
+            writeln!(page, "{}{{with=\"{with}\"}} {value}", CUT.0)?;
         }
         begin(page, REQUESTS, "counter")?;
         for (class, (route, _)) in self.0.iter().zip(TABLE) {
@@ -200,10 +227,14 @@ mod tests {
         metrics.count(7, StatusCode::OK, Duration::from_micros(300));
         metrics.count(7, StatusCode::OK, Duration::from_secs(60));
         metrics.count(7, StatusCode::NOT_FOUND, Duration::from_micros(80));
-        let page = metrics.page("# TYPE larder_x gauge\nlarder_x 1", &Status::default(), "1.2.3");
+        let (status, limits) = (Status::default(), Limits::none(&larder_base::Env::system()));
+        let page =
+            metrics.page("# TYPE larder_x gauge\nlarder_x 1", (&status, &limits), "1.2.3");
         for line in [
             "larder_x 1",
             "larder_build_info{version=\"1.2.3\"} 1",
+            "larder_http_limited_total{limit=\"address_list\"} 0",
+            "larder_http_cut_total{with=\"head\"} 0",
             "larder_http_requests_total{door=\"rest\",route=\"file\",status=\"2xx\"} 2",
             "larder_http_requests_total{door=\"rest\",route=\"file\",status=\"4xx\"} 1",
             "larder_http_request_seconds_bucket{door=\"rest\",route=\"file\",le=\"0.0001\"} 1",

@@ -33,7 +33,7 @@ pub(crate) async fn stat(call: Call<'_>, space: &str, path: &str) -> Answer {
 
 /// `PUT .../dirs/{path}`.
 pub(crate) async fn create_dir(call: Call<'_>, space: &str, path: &str) -> Answer {
-    let (space, path) = call::place(space, path)?;
+    let (named, (space, path)) = (space, call::place(space, path)?);
     let parents = call.query(&["parents"])?.flag("parents")?;
     if call.body.declared() != Some(0) {
         // A body here is a file that was meant for another route.
@@ -42,7 +42,7 @@ pub(crate) async fn create_dir(call: Call<'_>, space: &str, path: &str) -> Answe
     let (entry, created) = call.larder().create_dir(&call.caller, &space, &path, parents).await?;
     let mut response = call::json(StatusCode::OK, &EntryBody::from(&entry))?;
     call::validators(response.headers_mut(), &entry);
-    call::created(&mut response, created, call::stat_location(&entry));
+    call::created(&mut response, created, call::stat_location(named, &entry));
     Ok(response)
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn list(call: Call<'_>, space: &str, path: &str) -> Answer {
 
 /// `POST .../move` and `.../copy`.
 pub(crate) async fn relocate(call: Call<'_>, space: &str, how: Relocate) -> Answer {
-    let space = call::space(space)?;
+    let (named, space) = (space, call::space(space)?);
     call.no_query()?;
     let larder = call.larder();
     let caller = call.caller;
@@ -82,6 +82,6 @@ pub(crate) async fn relocate(call: Call<'_>, space: &str, how: Relocate) -> Answ
     };
     let mut response = call::json(StatusCode::OK, &EntryBody::from(&entry))?;
     call::validators(response.headers_mut(), &entry);
-    call::created(&mut response, created, call::stat_location(&entry));
+    call::created(&mut response, created, call::stat_location(body.to_space.as_deref().unwrap_or(named), &entry));
     Ok(response)
 }

@@ -1,17 +1,19 @@
-//! Users and their API keys.
+//! Users.
 //!
-//! Promises: a password is in no answer; a key is in one, the answer to its making.
+//! Promises: a password is in no answer.
 //!
 //! Not here: who may do this (core).
 
-use http::{HeaderValue, StatusCode, header};
-use larder_base::id::KeyId;
-use larder_core::NewKey;
+use http::StatusCode;
+use larder_core::{Error, HomePolicy};
 
 use crate::{
     call::{self, Call},
     error::Answer,
-    wire::{KeyBody, NewKeyBody, NewUserBody, PageBody, UserBody, UserChangeBody},
+    wire::{
+        PageBody,
+        account::{NewUserBody, UserBody, UserChangeBody},
+    },
 };
 
 /// `GET /v1/me`.
@@ -57,41 +59,14 @@ pub(crate) async fn change(call: Call<'_>, user: &str) -> Answer {
     Ok(call::json(StatusCode::OK, &UserBody::from(&user))?)
 }
 
-/// `DELETE /v1/users/{user}`.
+/// `DELETE /v1/users/{user}[?home=]`.
 pub(crate) async fn delete(call: Call<'_>, user: &str) -> Answer {
     let user = call::user(user)?;
-    call.no_query()?;
-    call.larder().delete_user(&call.caller, &user).await?;
-    Ok(call::no_content())
-}
-
-/// `GET /v1/users/{user}/keys`.
-pub(crate) async fn keys(call: Call<'_>, user: &str) -> Answer {
-    let user = call::user(user)?;
-    call.no_query()?;
-    let keys = call.larder().keys(&call.caller, &user).await?;
-    Ok(call::json(StatusCode::OK, &PageBody::<KeyBody<'_>>::whole("keys", &keys))?)
-}
-
-/// `POST /v1/users/{user}/keys`.
-pub(crate) async fn create_key(call: Call<'_>, user: &str) -> Answer {
-    let user = call::user(user)?;
-    call.no_query()?;
-    let (larder, caller) = (call.larder(), call.caller);
-    let body: NewKeyBody = Call::json_or_default(call.body).await?;
-    let new = NewKey::try_from(body)?;
-    let (key, secret) = larder.create_key(&caller, &user, new).await?;
-    let body = KeyBody::from(&key).with_secret(&secret);
-    let mut response = call::json(StatusCode::CREATED, &body)?;
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
-}
-
-/// `DELETE /v1/users/{user}/keys/{key}`.
-pub(crate) async fn delete_key(call: Call<'_>, user: &str, key: &str) -> Answer {
-    let user = call::user(user)?;
-    let key = call::id::<KeyId>(key, "key")?;
-    call.no_query()?;
-    call.larder().delete_key(&call.caller, &user, key).await?;
+    let home = match call.query(&["home"])?.get("home") {
+        None | Some("remove") => HomePolicy::Remove,
+        Some("keep") => HomePolicy::Keep,
+        Some(_) => return Err(Error::invalid("parameter \"home\" is remove or keep").into()),
+    };
+    call.larder().delete_user(&call.caller, &user, home).await?;
     Ok(call::no_content())
 }

@@ -11,15 +11,14 @@ use larder_base::{
     Timestamp,
     name::{EntryName, TreePath},
 };
-use larder_core::{
-    CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, KeyInfo, LimitsChange,
-    NewKey, NewUser, Page, Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceInfo,
-    SpaceKind, SpacePolicy, Split, TrashItem, UserChange, UserInfo, Written,
-};
+use larder_core::{CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, LimitsChange, Page, Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceInfo, SpaceKind, SpacePolicy, Split, TaskInfo, TrashItem, Written};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub(crate) mod account;
+pub(crate) mod share;
+
 /// Written as text, straight into the output.
-pub(crate) struct Text<T>(T);
+pub(crate) struct Text<T>(pub(crate) T);
 
 impl<T: Display> Serialize for Text<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -36,10 +35,11 @@ where
     Option::deserialize(deserializer).map(Some)
 }
 
-fn kind(kind: EntryKind) -> &'static str {
+pub(crate) fn kind(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::File => "file",
         EntryKind::Dir => "dir",
+        EntryKind::Ref => "ref",
     }
 }
 
@@ -93,6 +93,10 @@ pub(crate) struct EntryBody<'a> {
     content_type: Option<&'a str>,
     sha256: Option<Text<larder_base::digest::Sha256>>,
     modified: Text<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<Text<Timestamp>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<share::RefTargetBody>,
 }
 
 impl<'a> From<&'a Entry> for EntryBody<'a> {
@@ -108,6 +112,8 @@ impl<'a> From<&'a Entry> for EntryBody<'a> {
             content_type: entry.content_type.as_deref(),
             sha256: entry.sha256.map(Text),
             modified: Text(entry.modified),
+            expires: entry.expires.map(Text),
+            target: entry.target.as_ref().map(Into::into),
         }
     }
 }
@@ -445,110 +451,6 @@ impl TryFrom<RestoreBody> for RestoreOptions {
     }
 }
 
-/// A user.
-#[derive(Serialize)]
-pub(crate) struct UserBody<'a> {
-    id: Text<larder_base::id::UserId>,
-    name: &'a str,
-    admin: bool,
-    disabled: bool,
-    created: Text<Timestamp>,
-}
-
-impl<'a> From<&'a UserInfo> for UserBody<'a> {
-    fn from(user: &'a UserInfo) -> Self {
-        Self {
-            id: Text(user.id),
-            name: &user.name,
-            admin: user.admin,
-            disabled: user.disabled,
-            created: Text(user.created),
-        }
-    }
-}
-
-/// Body of `POST /v1/users`. It has no `Debug`: it holds a secret.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewUserBody {
-    name: String,
-    password: String,
-    #[serde(default)]
-    admin: bool,
-}
-
-impl From<NewUserBody> for NewUser {
-    fn from(body: NewUserBody) -> Self {
-        Self { name: body.name, password: body.password, admin: body.admin }
-    }
-}
-
-/// Body of `PATCH /v1/users/{user}`. It has no `Debug`: it holds a secret.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct UserChangeBody {
-    password: Option<String>,
-    disabled: Option<bool>,
-    admin: Option<bool>,
-}
-
-impl From<UserChangeBody> for UserChange {
-    fn from(body: UserChangeBody) -> Self {
-        Self { password: body.password, disabled: body.disabled, admin: body.admin }
-    }
-}
-
-/// A key, with its secret when it is new.
-#[derive(Serialize)]
-pub(crate) struct KeyBody<'a> {
-    id: Text<larder_base::id::KeyId>,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    created: Text<Timestamp>,
-    expires: Option<Text<Timestamp>>,
-}
-
-impl<'a> From<&'a KeyInfo> for KeyBody<'a> {
-    fn from(key: &'a KeyInfo) -> Self {
-        Self {
-            id: Text(key.id),
-            name: &key.name,
-            key: None,
-            created: Text(key.created),
-            expires: key.expires.map(Text),
-        }
-    }
-}
-
-impl<'a> KeyBody<'a> {
-    /// Shows the secret.
-    pub(crate) fn with_secret(self, secret: &'a str) -> Self {
-        Self { key: Some(secret), ..self }
-    }
-}
-
-/// Body of `POST /v1/users/{user}/keys`.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct NewKeyBody {
-    name: String,
-    expires: Option<String>,
-}
-
-impl TryFrom<NewKeyBody> for NewKey {
-    type Error = Error;
-
-    fn try_from(body: NewKeyBody) -> Result<Self, Error> {
-        let time = |text: String| {
-            text.parse::<Timestamp>().map_err(|_| {
-                Error::invalid("`expires` must be a time such as 2030-01-31T00:00:00Z")
-            })
-        };
-        Ok(Self { name: body.name, expires: body.expires.map(time).transpose()? })
-    }
-}
-
 #[derive(Serialize)]
 struct FindingBody<'a> {
     invariant: &'a str,
@@ -633,6 +535,9 @@ pub(crate) struct JobBody<'a> {
     progress: u64,
     created: Text<Timestamp>,
     updated: Text<Timestamp>,
+    finished: Option<Text<Timestamp>>,
+    started_by: Option<&'a str>,
+    cancellable: bool,
     detail: Option<&'a str>,
 }
 
@@ -646,7 +551,36 @@ impl<'a> From<&'a JobInfo> for JobBody<'a> {
             progress: job.progress,
             created: Text(job.created),
             updated: Text(job.updated),
+            finished: job.finished.map(Text),
+            started_by: job.started_by.as_deref(),
+            cancellable: job.cancellable,
             detail: job.detail.as_deref(),
+        }
+    }
+}
+
+/// A task of the queue of heavy work.
+#[derive(Serialize)]
+pub(crate) struct TaskBody<'a> {
+    number: u64,
+    user: &'a str,
+    class: &'a str,
+    priority: u8,
+    state: &'a str,
+    begun: Text<Timestamp>,
+    since: Text<Timestamp>,
+}
+
+impl<'a> From<&'a TaskInfo> for TaskBody<'a> {
+    fn from(task: &'a TaskInfo) -> Self {
+        Self {
+            number: task.number,
+            user: &task.client.name,
+            class: task.class.name(),
+            priority: task.client.priority.number(),
+            state: task.state.name(),
+            begun: Text(task.begun),
+            since: Text(task.since),
         }
     }
 }

@@ -15,16 +15,28 @@ mod crash;
 mod cuts;
 mod damage;
 mod diskfull;
+mod dump;
 mod downloads;
+mod feed;
+mod identity;
+mod limits;
 mod load;
 mod order;
 mod power;
 mod quota;
 mod races;
+mod resume;
 mod revisions;
+mod sessions;
+mod shares;
+mod slow;
 mod smoke;
 mod steps;
+mod tls;
 mod trash;
+mod tus;
+mod tusclients;
+mod work;
 
 /// Every file of this folder is part of this program.
 #[test]

@@ -1,9 +1,8 @@
-//! Reads and verifies ranges of chunks, one window ahead of the caller.
+//! Reads and verifies ranges of chunks, window by window.
 //!
-//! A window is as large as the buffer that the pool gives: 1 MiB while the pool is idle, 256 KiB
-//! when half of it is in use, one block outside of the pool when three quarters are. So readers
-//! never wait for memory, never starve writers, and a reader holds at most two windows (the one
-//! being consumed and the next): 2 MiB at best and 128 KiB when crowded.
+//! A window is as large as the buffer that the pool gives: 1 MiB while there is room, one block
+//! when it is crowded, and then a reader waits for its window and leaves a reserve to writers.
+//! Whoever wants the next window while this one is consumed asks for it ahead (core does).
 //!
 //! Promises: I-CHK-3 a block is verified before a byte of it is returned; I-CHK-5 the file stays
 //! open, so a deleted chunk is read to its end.
@@ -20,7 +19,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use larder_base::id::ChunkId;
+use larder_base::{
+    Env,
+    id::ChunkId,
+    memory::{Share, Use, WAIT_MAX},
+};
 use larder_disk::{
     buffer::{Buffer, BufferPool, LARGE, SMALL},
     file::{Access, DiskFile},
@@ -102,12 +105,22 @@ pub(super) struct Opened {
     file: DiskFile,
     pub(super) id: ChunkId,
     pub(super) length: u64,
+    /// Of the blocks from `first` on.
     sums: Vec<u32>,
+    first: usize,
+    /// The right to their memory.
+    _table: Share,
 }
 
 impl Opened {
-    /// Opens chunk `id` and checks everything but its content; blocks.
-    pub(super) fn open(shared: &Shared, id: ChunkId, access: Access) -> Result<Self, ChunkError> {
+    /// Opens chunk `id` and checks everything but its content; blocks. Only the `range` of it
+    /// can be read then.
+    pub(super) fn open(
+        shared: &Shared,
+        id: ChunkId,
+        access: Access,
+        range: Option<Range<u64>>,
+    ) -> Result<Self, ChunkError> {
         let (file, footer, _) = probe(shared, id, access)?;
         let table = format::blocks(footer.length) * 4;
         let mut buffer = Buffer::detached(usize::try_from(table).map_err(|_too_long| {
@@ -117,8 +130,15 @@ impl Opened {
         file.read_exact_at(buffer.capacity_mut(), at).map_err(|error| read_error(id, error))?;
         buffer.set_len(table as usize);
         let sums = format::check_table(buffer.as_slice(), footer);
-        let sums = sums.map_err(|error| refused(id, error))?;
-        Ok(Self { file, id, length: footer.length, sums })
+        let mut sums = sums.map_err(|error| refused(id, error))?;
+        let range = range.unwrap_or(0..footer.length);
+        let blocks = |at: u64| usize::try_from(format::blocks(at)).unwrap_or(usize::MAX);
+        let first = usize::try_from(range.start / BLOCK as u64).unwrap_or(0).min(sums.len());
+        sums.truncate(blocks(range.end));
+        let sums = sums.split_off(first.min(sums.len()));
+        // Too little to wait for, too much not to be counted.
+        let table = shared.pool.memory().charge(Use::Reads, sums.len() * 4);
+        Ok(Self { file, id, length: footer.length, sums, first, _table: table })
     }
 
     /// Reads and verifies the blocks from `from`, a block's start, up to `until` or as far as
@@ -138,7 +158,8 @@ impl Opened {
         self.fill(place, from, ahead).map_err(|error| read_error(self.id, error))?;
         buffer.set_len(length);
         let first = (from / BLOCK as u64) as usize;
-        let wanted = self.sums.get(first..).unwrap_or_default();
+        let wanted = first.checked_sub(self.first).and_then(|from| self.sums.get(from..));
+        let wanted = wanted.unwrap_or_default();
         for (i, sum) in format::block_sums(buffer.as_slice()).enumerate() {
             if wanted.get(i) != Some(&sum) {
                 let detail = format!("block {} does not match its checksum", first + i);
@@ -184,44 +205,36 @@ pub(super) struct Ahead {
     told: AtomicU64,
 }
 
-/// Memory for the next window of `wanted` bytes.
-fn window(pool: &BufferPool, wanted: u64) -> Buffer {
-    let wanted = usize::try_from(wanted).unwrap_or(LARGE);
-    pool.try_acquire(wanted).unwrap_or_else(|| Buffer::detached(BLOCK))
-}
-
-/// Opens `range` of chunk `id`, and reads its first window; blocks.
+/// Opens `range` of chunk `id`; blocks.
 pub(super) fn open(
     shared: &Arc<Shared>,
     id: ChunkId,
     range: Range<u64>,
 ) -> Result<Box<dyn ChunkReader>, ChunkError> {
-    let opened = Opened::open(shared, id, Access::READ)?;
+    let opened = Opened::open(shared, id, Access::READ, Some(range.clone()))?;
     if range.start > range.end || range.end > opened.length {
         return Err(ChunkError::Range(id));
     }
     let end = HEADER as u64 + range.end.next_multiple_of(BLOCK as u64).min(opened.length);
     let long = range.end - range.start > SMALL as u64;
     let ahead = long.then(|| Arc::new(Ahead { end, told: AtomicU64::new(0) }));
-    let mut reader = LocalReader {
+    Ok(Box::new(LocalReader {
         opened: Arc::new(opened),
         pool: shared.pool.clone(),
+        env: shared.env.clone(),
         position: range.start,
         end: range.end,
         ahead,
         next: Next::Nothing,
-    };
-    if let Some(work) = reader.work() {
-        reader.next = Next::Read(work()?);
-    }
-    Ok(Box::new(reader))
+    }))
 }
 
 #[derive(Debug)]
 enum Next {
     /// Not begun, or told as an error.
     Nothing,
-    Read(Buffer),
+    /// Memory for it.
+    Empty(Buffer),
     Reading(JoinHandle<Result<Buffer, ChunkError>>),
 }
 
@@ -229,6 +242,7 @@ enum Next {
 struct LocalReader {
     opened: Arc<Opened>,
     pool: BufferPool,
+    env: Env,
     position: u64,
     end: u64,
     ahead: Option<Arc<Ahead>>,
@@ -236,46 +250,44 @@ struct LocalReader {
 }
 
 impl LocalReader {
-    /// What reads the window at the position; `None` at the end.
-    fn work(&self) -> Option<impl FnOnce() -> Result<Buffer, ChunkError> + Send + use<>> {
-        if self.position >= self.end {
-            return None;
-        }
+    /// What reads the window at the position into `buffer`.
+    fn work(&self, buffer: Buffer) -> impl FnOnce() -> Result<Buffer, ChunkError> + Send + use<> {
         let (opened, end, ahead) = (Arc::clone(&self.opened), self.end, self.ahead.clone());
         let from = self.position / BLOCK as u64 * BLOCK as u64;
-        let buffer = window(&self.pool, end - from);
-        Some(move || opened.read(buffer, from, end, ahead.as_deref()))
+        move || opened.read(buffer, from, end, ahead.as_deref())
     }
 }
 
 #[async_trait]
 impl ChunkReader for LocalReader {
-    async fn next(&mut self) -> Result<Option<Bytes>, ChunkError> {
-        if matches!(self.next, Next::Nothing) {
-            match self.work() {
-                Some(work) => self.next = Next::Reading(tokio::task::spawn_blocking(work)),
-                None => return Ok(None),
-            }
+    async fn prepare(&mut self) -> Result<(), ChunkError> {
+        if matches!(self.next, Next::Nothing) && self.position < self.end {
+            let left = self.end - self.position / BLOCK as u64 * BLOCK as u64;
+            let wanted = usize::try_from(left).unwrap_or(LARGE);
+            let buffer = self.pool.acquire(Use::Reads, wanted, WAIT_MAX, &self.env).await;
+            self.next = Next::Empty(buffer.ok_or(ChunkError::Busy)?);
         }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, ChunkError> {
+        self.prepare().await?;
         // Cancel-safe: what is being read stays in place until it has been read.
-        let outcome = match &mut self.next {
-            Next::Reading(handle) => Some(joined(handle.await)),
-            Next::Read(_) | Next::Nothing => None,
+        self.next = match std::mem::replace(&mut self.next, Next::Nothing) {
+            Next::Nothing => return Ok(None),
+            Next::Empty(buffer) => Next::Reading(tokio::task::spawn_blocking(self.work(buffer))),
+            reading @ Next::Reading(_) => reading,
         };
-        let buffer = match (outcome, std::mem::replace(&mut self.next, Next::Nothing)) {
-            (Some(outcome), _) => outcome?,
-            (None, Next::Read(buffer)) => buffer,
-            (None, _) => return Ok(None),
-        };
+        let Next::Reading(handle) = &mut self.next else { return Ok(None) };
+        let outcome = joined(handle.await);
+        self.next = Next::Nothing;
+        let buffer = outcome?;
         // Blocks are whole at both ends of the range; the caller wants only the range.
         let skip = (self.position % BLOCK as u64) as usize;
         let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
         let taken = buffer.len().saturating_sub(skip).min(left);
         let bytes = Bytes::from_owner(buffer).slice(skip..skip + taken);
         self.position += taken as u64;
-        if let Some(work) = self.work() {
-            self.next = Next::Reading(tokio::task::spawn_blocking(work));
-        }
         Ok(Some(bytes))
     }
 }

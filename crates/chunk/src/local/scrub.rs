@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use larder_base::id::ChunkId;
+use larder_base::{
+    id::ChunkId,
+    memory::{Use, WAIT_MAX},
+};
 use larder_disk::{
     buffer::{Buffer, LARGE},
     file::Access,
@@ -71,7 +74,8 @@ async fn verify(
     id: ChunkId,
     report: &mut ScrubReport,
 ) -> Result<(), ChunkError> {
-    let buffer = store.shared.pool.acquire(LARGE).await;
+    let (pool, env) = (&store.shared.pool, &store.shared.env);
+    let buffer = pool.acquire(Use::Reads, LARGE, WAIT_MAX, env).await.ok_or(ChunkError::Busy)?;
     let shared = Arc::clone(&store.shared);
     let work = tokio::task::spawn_blocking(move || read_all(&shared, id, buffer));
     match joined(work.await) {
@@ -106,7 +110,7 @@ async fn verify(
 
 /// Reads all of a chunk past the page cache; returns its length.
 fn read_all(shared: &Shared, id: ChunkId, mut buffer: Buffer) -> Result<u64, ChunkError> {
-    let opened = Opened::open(shared, id, Access { write: false, direct: true })?;
+    let opened = Opened::open(shared, id, Access { write: false, direct: true }, None)?;
     let mut at = 0;
     while at < opened.length {
         buffer = opened.read(buffer, at, opened.length, None)?;

@@ -13,12 +13,15 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use larder_base::{failpoint, id::ChunkId};
-use larder_disk::buffer::{Buffer, LARGE};
+use larder_base::{
+    failpoint,
+    id::ChunkId,
+    memory::{Share, Use, WAIT_MAX},
+};
+use larder_disk::buffer::Buffer;
 use tokio::task::JoinHandle;
 
 use super::{Shared, joined, paths::Staged};
@@ -26,12 +29,6 @@ use crate::{
     format::{self, BLOCK, Footer, HEADER, LENGTH_MAX},
     store::{ChunkError, ChunkStat, ChunkWriter},
 };
-
-/// How long a writer waits for the pool before it takes a small buffer of its own.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-/// What it takes then: little enough that thousands of writers may, as readers do.
-const FALLBACK_BYTES: usize = 64 << 10;
 
 /// Begins a chunk; blocks.
 pub(super) fn create(
@@ -55,7 +52,10 @@ pub(super) fn create(
         allocated.map_err(|source| shared.room.failed_io("allocate chunk", source))?;
     }
     failpoint::reach("chunk.created");
-    let file = Written { staged, sums: Vec::new(), length: 0, footer: None };
+    // Too little to wait for, too much not to be counted: 64 KiB a GiB.
+    let sums = format::blocks(length.unwrap_or(0)) * 4;
+    let table = shared.pool.memory().charge(Use::Writes, usize::try_from(sums).unwrap_or(0));
+    let file = Written { staged, sums: Vec::new(), table, length: 0, footer: None };
     Ok(Box::new(LocalWriter {
         shared: Arc::clone(shared),
         id,
@@ -74,6 +74,8 @@ fn invalid(what: &'static str, why: &'static str) -> ChunkError {
 struct Written {
     staged: Staged,
     sums: Vec<u32>,
+    /// The right to the memory of `sums`.
+    table: Share,
     length: u64,
     /// Set once the trailer is written too.
     footer: Option<Footer>,
@@ -125,26 +127,27 @@ impl LocalWriter {
 
 #[async_trait]
 impl ChunkWriter for LocalWriter {
-    async fn buffer(&mut self) -> Result<Buffer, ChunkError> {
-        self.shared.room.check_failed()?;
+    async fn buffer(&mut self, wanted: usize) -> Result<Buffer, ChunkError> {
+        let Shared { room, pool, env, .. } = &*self.shared;
+        room.check_failed()?;
         let left = self.declared.map_or(u64::MAX, |length| length.saturating_sub(self.accepted));
-        let wanted = usize::try_from(left).unwrap_or(LARGE);
-        // Clients that stand still may hold all of the pool: nobody waits for them.
-        tokio::select! {
-            biased;
-            buffer = self.shared.pool.acquire(wanted) => Ok(buffer),
-            () = self.shared.env.sleep(PATIENCE) => Ok(Buffer::detached(FALLBACK_BYTES)),
-        }
+        let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let buffer = pool.acquire(Use::Writes, wanted, WAIT_MAX, env).await;
+        buffer.ok_or(ChunkError::Busy)
     }
 
     async fn write(&mut self, buffer: Arc<Buffer>) -> Result<(), ChunkError> {
         let accepted = self.check(buffer.len())?;
-        let file = self.settle().await?;
+        let mut file = self.settle().await?;
         if buffer.is_empty() {
             self.state = State::Idle(file);
             return Ok(());
         }
         self.accepted = accepted;
+        if self.declared.is_none() {
+            let more = format::blocks(buffer.len() as u64) * 4;
+            file.table.merge(self.shared.pool.memory().charge(Use::Writes, more as usize));
+        }
         let (shared, id, last) =
             (Arc::clone(&self.shared), self.id, self.declared == Some(accepted));
         let declared = self.declared.is_some();

@@ -9,8 +9,52 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
+
+/// Keeps the content of inline blobs too, while a dump needs it: their records are removed with
+/// their last reference, which does not harm a reader who keeps a snapshot; a dump cannot keep
+/// one for so long. While there is a pin, such blobs are condemned instead, as all others are.
+#[derive(Debug, Default)]
+pub(crate) struct InlinePins {
+    /// Held shared by every commit from its look at the pins to its end.
+    commits: tokio::sync::RwLock<()>,
+    pins: AtomicUsize,
+}
+
+/// Keeps inline content; dropped when its dump ends.
+#[derive(Debug)]
+pub(crate) struct InlinePin(Arc<InlinePins>);
+
+impl InlinePins {
+    /// Pins: no commit from the return of this on removes inline content. To be called before
+    /// the snapshot is taken.
+    pub(crate) async fn pin(self: &Arc<Self>) -> InlinePin {
+        // Commits that have looked already end first: that is a moment.
+        let _alone = self.commits.write().await;
+        self.pins.fetch_add(1, Ordering::SeqCst);
+        InlinePin(Arc::clone(self))
+    }
+
+    /// Whether there is a pin now.
+    pub(crate) fn pinned(&self) -> bool {
+        self.pins.load(Ordering::SeqCst) > 0
+    }
+
+    /// To be held from before [`InlinePins::pinned`] is asked to the end of the commit.
+    pub(crate) async fn commit_window(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.commits.read().await
+    }
+}
+
+impl Drop for InlinePin {
+    fn drop(&mut self) {
+        self.0.pins.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// The epoch and the notes of this process.
 #[derive(Debug, Default)]

@@ -50,6 +50,12 @@ impl Staging {
         Staged { all: Arc::clone(self), blob, leaks: false }
     }
 
+    /// Registers a blob id that came from a record, while its chunks are being moved about.
+    pub(crate) fn adopt(self: &Arc<Self>, blob: BlobId) -> Staged {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(blob, ());
+        Staged { all: Arc::clone(self), blob, leaks: false }
+    }
+
     /// Takes a new blob id for content that has no chunks.
     pub(crate) fn inline_id(&self, incarnation: larder_base::id::Incarnation) -> BlobId {
         BlobId { incarnation, counter: self.counter.fetch_add(1, Ordering::Relaxed) }
@@ -142,8 +148,8 @@ async fn apply(txn: &mut Txn, id: BlobId, change: i64) -> Result<()> {
     blob.refs = refs;
     match blob.content {
         _ if refs > 0 => txn.put_blob(key, &blob),
-        Content::Inline(_) => txn.delete(key),
-        Content::Chunks(_) => {
+        Content::Inline(_) if !txn.keep_inline => txn.delete(key),
+        Content::Inline(_) | Content::Chunks(_) => {
             blob.state = BlobState::Condemned;
             txn.put_blob(key, &blob);
             txn.put(schema::condemned_key(id), &());

@@ -1,35 +1,93 @@
 //! From a blob to a stream of verified bytes.
 //!
+//! Each window of a chunk waits for its turn ([`crate::work`]), and the next one is read while
+//! this one is consumed as long as there is memory to spare: a client that does not read holds
+//! two windows at best and one small one when it is crowded.
+//!
 //! Promises: what [`Body::next`] gives has matched its checksum; after an error nothing more
 //! comes, and the door must abort its connection rather than end the body (docs/semantics.md,
 //! Download). A body goes on to its end although its file is overwritten, deleted and purged
 //! meanwhile.
 //!
-//! Not here: finding the revision (`download`), prefetching (the chunk store's reader).
+//! Not here: finding the revision (`download`), how windows are read (the chunk store).
 
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, mem, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use larder_base::ErrorKind;
+use larder_base::{
+    ErrorKind,
+    memory::{ENTRY_WAIT_MAX, Share, Use},
+};
 use larder_chunk::ChunkReader;
+use tokio::task::JoinHandle;
 
 use crate::{
     Larder,
     blob::epoch::Note,
     error::{Error, Result},
     schema::{Blob, ChunkRef, Content},
+    work::{Class, Client, Task},
 };
+
+/// The next window is read ahead while so many eighths of the memory budget are free.
+const AHEAD_ROOM: usize = 4;
+
+/// Small contents up to this length need no more memory than their connection has anyway.
+const FREE_BYTES: usize = 8 << 10;
+
+/// When to try again if there is no memory for an answer.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Bytes and the right to have them.
+struct Counted {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// The bytes of one range of one blob, in order.
 #[derive(Debug)]
 pub struct Body {
     larder: Larder,
     inline: Option<Bytes>,
+    chunks: Chunks,
+    /// Keeps the blob's bytes until this body ends.
+    _note: Arc<Note>,
+}
+
+/// What is still to be read from chunks.
+#[derive(Debug)]
+enum Chunks {
+    /// Nothing.
+    None,
+    /// These, of which nothing is read right now.
+    Idle(Box<Parts>),
+    /// The next window is being read.
+    Reading(Reading),
+}
+
+/// Parts of chunks in order.
+#[derive(Debug)]
+struct Parts {
     /// Chunks that are still to be read, and which part of each.
     waiting: VecDeque<(ChunkRef, Range<u64>)>,
     reader: Option<Box<dyn ChunkReader>>,
-    /// Keeps the blob's bytes until this body ends.
-    _note: std::sync::Arc<Note>,
+    task: Option<Task>,
+}
+
+/// A window that is being read in a task of its own; it stops with this.
+#[derive(Debug)]
+struct Reading(JoinHandle<(Box<Parts>, Result<Option<Bytes>>)>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Body {
@@ -37,28 +95,41 @@ impl Body {
         larder: &Larder,
         blob: &Blob,
         range: Range<u64>,
-        note: std::sync::Arc<Note>,
+        note: Arc<Note>,
     ) -> Result<Self> {
         if range.start > range.end || range.end > blob.size {
             return Err(Error::invalid("the range lies outside of the file"));
         }
         let larder = larder.clone();
-        let mut body =
-            Self { larder, inline: None, waiting: VecDeque::new(), reader: None, _note: note };
+        let mut body = Self { larder, inline: None, chunks: Chunks::None, _note: note };
         match &blob.content {
             Content::Inline(bytes) => {
                 let slice = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
                 // Within bounds: decoding has checked that the bytes are as many as the size.
-                body.inline = Some(bytes.slice(slice(range.start)..slice(range.end)));
+                let bytes = bytes.slice(slice(range.start)..slice(range.end));
+                body.inline = Some(bytes).filter(|bytes| !bytes.is_empty());
             }
-            Content::Chunks(chunks) => body.waiting = cut(chunks, &range)?,
+            Content::Chunks(chunks) => {
+                let waiting = cut(chunks, &range)?;
+                body.chunks = Chunks::Idle(Box::new(Parts { waiting, reader: None, task: None }));
+            }
         }
         Ok(body)
     }
 
-    /// The next bytes; `None` at the end. Never an empty piece.
+    /// Says for whom the bytes are read; else it is the server. `Busy` if too much work waits.
+    pub(crate) fn on_behalf_of(mut self, client: &Client) -> Result<Self> {
+        if let Chunks::Idle(parts) = &mut self.chunks {
+            parts.task = Some(self.larder.inner.work.enter(client, Class::Download)?);
+        }
+        Ok(self)
+    }
+
+    /// The next bytes; `None` at the end. Never an empty piece. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        if let Some(bytes) = self.inline.take().filter(|bytes| !bytes.is_empty()) {
+        if let Some(bytes) = &self.inline {
+            let bytes = counted(&self.larder, bytes.clone()).await?;
+            self.inline = None;
             self.larder.inner.metrics.downloaded_bytes.add(bytes.len() as u64);
             return Ok(Some(bytes));
         }
@@ -69,8 +140,7 @@ impl Body {
             }
             Ok(None) => {}
             Err(error) => {
-                self.waiting.clear();
-                self.reader = None;
+                self.chunks = Chunks::None;
                 if error.kind() == ErrorKind::Corrupt {
                     self.larder.inner.metrics.damaged_reads.add(1);
                     tracing::error!(%error, "read damaged content");
@@ -81,18 +151,83 @@ impl Body {
     }
 
     async fn next_of_chunks(&mut self) -> Result<Option<Bytes>> {
+        let reading = match mem::replace(&mut self.chunks, Chunks::None) {
+            Chunks::None => return Ok(None),
+            Chunks::Idle(parts) => self.read(parts),
+            Chunks::Reading(reading) => reading,
+        };
+        // What is being read stays in place until it has been read.
+        self.chunks = Chunks::Reading(reading);
+        let Chunks::Reading(Reading(handle)) = &mut self.chunks else { return Ok(None) };
+        let (parts, outcome) =
+            handle.await.map_err(|error| Error::internal("reading stopped").with_source(error))?;
+        let bytes = outcome?;
+        let ahead = bytes.is_some() && self.larder.inner.config.memory.room() >= AHEAD_ROOM;
+        self.chunks = match parts {
+            parts if bytes.is_none() || parts.is_empty() => Chunks::None,
+            parts if ahead => Chunks::Reading(self.read(parts)),
+            parts => Chunks::Idle(parts),
+        };
+        Ok(bytes)
+    }
+
+    /// Begins to read the next window.
+    fn read(&self, mut parts: Box<Parts>) -> Reading {
+        let larder = self.larder.clone();
+        let env = &self.larder.inner.env;
+        Reading(env.spawn("read a window", async move {
+            let outcome = parts.next(&larder).await;
+            (parts, outcome)
+        }))
+    }
+}
+
+impl Parts {
+    /// Whether it is known that nothing is left.
+    fn is_empty(&self) -> bool {
+        self.reader.is_none() && self.waiting.is_empty()
+    }
+
+    async fn next(&mut self, larder: &Larder) -> Result<Option<Bytes>> {
+        let task = match self.task.take() {
+            Some(task) => task,
+            None => larder.inner.work.enter(&Client::background(), Class::Download)?,
+        };
+        let task = self.task.insert(task);
         loop {
             if let Some(reader) = &mut self.reader {
+                // First the memory: whoever has a turn must not wait for others.
+                reader.prepare().await?;
+                let _turn = task.turn().await;
                 if let Some(bytes) = reader.next().await? {
                     return Ok(Some(bytes));
                 }
                 self.reader = None;
             }
             let Some((chunk, range)) = self.waiting.pop_front() else { return Ok(None) };
-            let store = self.larder.inner.stores.holding(&chunk)?;
+            let store = larder.inner.stores.holding(&chunk)?;
             self.reader = Some(store.open(chunk.id, range).await?);
         }
     }
+}
+
+/// The content of a small file with the right to its memory until it has been sent.
+async fn counted(larder: &Larder, bytes: Bytes) -> Result<Bytes> {
+    if bytes.len() <= FREE_BYTES {
+        return Ok(bytes);
+    }
+    let inner = &larder.inner;
+    let memory = &inner.config.memory;
+    // A client may hold it still: others come first.
+    let leaves = memory.budget() / 8;
+    let share = memory
+        .take_leaving(Use::Reads, bytes.len(), leaves, ENTRY_WAIT_MAX, &inner.env)
+        .await
+        .ok_or_else(|| {
+            let detail = "too many answers are on their way; try again later";
+            Error::new(ErrorKind::Busy, detail).with_retry_after(BUSY_PAUSE)
+        })?;
+    Ok(Bytes::from_owner(Counted { bytes, _share: share }))
 }
 
 /// The parts of chunks that make up a range of their blob.

@@ -1,37 +1,37 @@
 //! From credentials to a caller.
 //!
 //! Promises: a wrong secret and an unknown name get the same answer after the same work; a change
-//! of a user's record (password, disabled, admin) takes effect with the next request, because
-//! what is remembered is bound to the record's version.
+//! of a user's record (password, disabled, admin) or of a key takes effect with the next request,
+//! because nothing is remembered but that a password fits a version of a record; a password that
+//! fits is accepted however many others were tried ([`guard`](super::guard)), as long as it is
+//! remembered or comes from an address of its own.
 //!
-//! Not here: reading credentials out of a request (the doors).
+//! Not here: reading credentials out of a request (the doors), how keys come and go (`key`).
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use larder_base::{
     Env, ErrorKind,
     digest::{Sha256, Sha256Stream},
     id::{KeyId, UserId},
 };
-use larder_meta::Version;
+use larder_meta::{Snapshot, Version};
 use subtle::ConstantTimeEq;
 
 use crate::{
     Larder,
-    caller::{Caller, Credentials, Scope},
+    caller::{Access, Caller, CredentialKind, Credentials, Scope},
     error::{Error, Result},
-    identity::REMEMBER,
-    schema::{self, ApiKey, User},
+    identity::{REMEMBER, key},
+    schema::{self, Credential, StoredSecret, User},
     txn::{self, Stored},
+    work::Priority,
 };
-
-/// What API keys begin with, so that they are recognised where they should not be.
-const KEY_PREFIX: &str = "lk_";
 
 /// Most verified passwords that are remembered.
 const REMEMBERED_MAX: usize = 10_000;
@@ -40,34 +40,33 @@ const REMEMBERED_MAX: usize = 10_000;
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$\
                       AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Verified passwords, by the name they came with.
+/// Verified passwords, by whose they are.
 #[derive(Default)]
 pub(crate) struct Verified(BTreeMap<Box<str>, Remembered>);
 
-/// Names whose password is being checked right now: of many requests that bring the same name,
-/// one computes the hash and the others wait for what it finds.
+/// Passwords that are being checked right now: of many requests that bring the same one, one
+/// computes the hash and the others wait for what it finds.
 #[derive(Debug, Default)]
-pub(crate) struct Checking(Mutex<BTreeMap<Box<str>, Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Checking(Mutex<BTreeMap<[u8; 32], Weak<tokio::sync::Mutex<()>>>>);
 
 impl Checking {
-    fn of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, digest: &Sha256) -> Arc<tokio::sync::Mutex<()>> {
         let mut checking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = checking.get(name).and_then(Weak::upgrade) {
+        if let Some(turn) = checking.get(&digest.0).and_then(Weak::upgrade) {
             return turn;
         }
         checking.retain(|_, turn| turn.strong_count() > 0);
         let turn = Arc::default();
-        checking.insert(name.into(), Arc::downgrade(&turn));
+        checking.insert(digest.0, Arc::downgrade(&turn));
         turn
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Remembered {
-    user: UserId,
-    name: Arc<str>,
+    /// The record that has the hash.
     version: Version,
-    /// Of a random salt of this process and the password.
+    /// Of a random salt of this process, whose password it is, and the password.
     digest: Sha256,
     until: Duration,
 }
@@ -78,15 +77,6 @@ impl std::fmt::Debug for Verified {
     }
 }
 
-/// Makes the text of a new key, and the digest of its secret.
-pub(crate) fn new_key(env: &Env, id: KeyId) -> (String, Sha256) {
-    let mut secret = [0; 32];
-    env.fill_random(&mut secret);
-    let id = URL_SAFE_NO_PAD.encode(id.as_bytes());
-    let text = format!("{KEY_PREFIX}{id}{}", URL_SAFE_NO_PAD.encode(secret));
-    (text, Sha256::of(&secret))
-}
-
 /// A password nobody can guess, of letters and digits that are not taken for each other.
 pub(crate) fn new_password(env: &Env) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -95,27 +85,20 @@ pub(crate) fn new_password(env: &Env) -> String {
     random.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect()
 }
 
-/// The id and the secret in the text of a key.
-fn parse_key(text: &str) -> Option<(KeyId, [u8; 32])> {
-    let rest = text.strip_prefix(KEY_PREFIX)?;
-    let (id, secret) = (rest.get(..22)?, rest.get(22..)?);
-    let id = URL_SAFE_NO_PAD.decode(id).ok()?.try_into().ok()?;
-    let secret = URL_SAFE_NO_PAD.decode(secret).ok()?.try_into().ok()?;
-    Some((KeyId::from_bytes(id), secret))
-}
-
 fn refused() -> Error {
     Error::new(ErrorKind::Unauthenticated, "wrong user, password or key")
 }
 
 impl Larder {
-    /// Finds out who sends a request.
+    /// Finds out who sends a request, which came from the address `from`.
     ///
-    /// Errors: `Unauthenticated`; `Busy` if too many passwords are being checked.
-    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Caller> {
+    /// Errors: `Unauthenticated`; `RateLimited` if too many wrong passwords came from there, and
+    /// then no password is looked at; `Busy` if too many are being checked.
+    pub async fn authenticate(&self, credentials: Credentials<'_>, from: IpAddr) -> Result<Caller> {
+        self.inner.require_loaded()?;
         let result = match credentials {
             Credentials::Password { user, password } => {
-                self.authenticate_password(user, password).await
+                self.authenticate_password(user, password, from).await
             }
             Credentials::Key(text) => self.authenticate_key(text).await,
         };
@@ -125,16 +108,15 @@ impl Larder {
         result
     }
 
-    async fn authenticate_password(&self, name: &str, password: &str) -> Result<Caller> {
-        let digest = self.salted(password);
-        if let Some(known) = self.recall(name, &digest).await? {
-            return known;
-        }
-        let turn = self.inner.checking.of(name);
-        let _turn = turn.lock().await;
-        // Whoever had the turn before may have found it out.
-        if let Some(known) = self.recall(name, &digest).await? {
-            return known;
+    async fn authenticate_password(
+        &self,
+        name: &str,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<Caller> {
+        if let Some((id, secret)) = key::parse(key::APP_PREFIX, password) {
+            let caller = self.authenticate_credential(CredentialKind::App, id, &secret).await?;
+            return if *caller.name == *name { Ok(caller) } else { Err(refused()) };
         }
         let snapshot = self.inner.meta.snapshot().await?;
         let found = match txn::get::<UserId>(&*snapshot, &schema::user_name_key(name)).await? {
@@ -145,38 +127,71 @@ impl Larder {
             None => None,
         };
         drop(snapshot);
-        let phc = match &found {
-            Some((_, stored)) => stored.value.password.clone(),
-            None => NOBODY.to_owned(),
-        };
-        let verified = self.verify_password(phc, password).await?;
-        let Some((id, stored)) = found.filter(|_| verified) else { return Err(refused()) };
-        let shown: Arc<str> = stored.value.name.as_str().into();
-        self.remember(name, id, &shown, &stored, digest);
-        caller(id, shown, &stored)
-    }
-
-    /// What is remembered of this name and password, if the user has not changed since.
-    async fn recall(&self, name: &str, digest: &Sha256) -> Result<Option<Result<Caller>>> {
-        let Some(known) = self.inner.verified().0.get(name).cloned() else { return Ok(None) };
-        let now = self.inner.env.monotonic();
-        if known.until <= now || !bool::from(known.digest.0.ct_eq(&digest.0)) {
-            return Ok(None);
+        let hash = found.as_ref().map(|(_, user)| (user.value.password.as_str(), user.version));
+        let subject = ["user ", name].concat();
+        let verified = self.check_password(&subject, hash, password, from).await?;
+        match found {
+            Some((id, user)) if verified => caller(id, &user, Scope::full()),
+            _ => Err(refused()),
         }
-        let snapshot = self.inner.meta.snapshot().await?;
-        let stored = txn::get::<User>(&*snapshot, &schema::user_key(known.user)).await?;
-        let stored = stored.filter(|stored| stored.version == known.version);
-        Ok(stored.map(|stored| caller(known.user, known.name, &stored)))
     }
 
-    fn remember(
+    /// Whether `password` is the one that `hash` was made of, with everything around it that a
+    /// guess from the address `from` must meet. `subject` says whose password it is, and is
+    /// different for everything that has one; `hash` comes with the version of its record, and
+    /// is `None` for what does not exist, which takes the same time.
+    ///
+    /// Errors: `RateLimited`; `Busy`.
+    pub(crate) async fn check_password(
         &self,
-        name: &str,
-        user: UserId,
-        shown: &Arc<str>,
-        stored: &Stored<User>,
-        digest: Sha256,
-    ) {
+        subject: &str,
+        hash: Option<(&str, Version)>,
+        password: &str,
+        from: IpAddr,
+    ) -> Result<bool> {
+        let digest = self.salted(subject, password);
+        let known = hash.map(|(_, version)| version);
+        if self.remembers(subject, known, &digest) {
+            return Ok(true);
+        }
+        let turn = self.inner.checking.of(&digest);
+        let _turn = turn.lock().await;
+        // Whoever had the turn before may have found it out.
+        if self.remembers(subject, known, &digest) {
+            return Ok(true);
+        }
+        let (env, salt) = (&self.inner.env, &self.inner.login_salt);
+        let attempt = self.inner.guard.begin(env, salt, subject, from).inspect_err(|_| {
+            self.inner.metrics.logins_delayed.add(1);
+        })?;
+        let phc = hash.map_or(NOBODY, |(phc, _)| phc).to_owned();
+        match (self.verify_password(phc, password).await, known) {
+            (Ok(true), Some(version)) => {
+                attempt.succeeded();
+                self.remember(subject, version, digest);
+                Ok(true)
+            }
+            (Ok(_), _) => {
+                drop(attempt);
+                Ok(false)
+            }
+            (Err(error), _) => {
+                attempt.withdraw();
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether this password was found to fit this version of the record.
+    fn remembers(&self, subject: &str, version: Option<Version>, digest: &Sha256) -> bool {
+        let Some(known) = self.inner.verified().0.get(subject).copied() else { return false };
+        let now = self.inner.env.monotonic();
+        known.until > now
+            && Some(known.version) == version
+            && bool::from(known.digest.0.ct_eq(&digest.0))
+    }
+
+    fn remember(&self, subject: &str, version: Version, digest: Sha256) {
         let now = self.inner.env.monotonic();
         let mut verified = self.inner.verified();
         if verified.0.len() >= REMEMBERED_MAX {
@@ -185,67 +200,77 @@ impl Larder {
                 verified.0.clear();
             }
         }
-        let known = Remembered {
-            user,
-            name: Arc::clone(shown),
-            version: stored.version,
-            digest,
-            until: now + REMEMBER,
-        };
-        verified.0.insert(name.into(), known);
+        verified.0.insert(subject.into(), Remembered { version, digest, until: now + REMEMBER });
     }
 
-    fn salted(&self, password: &str) -> Sha256 {
+    pub(crate) fn salted(&self, subject: &str, password: &str) -> Sha256 {
         let mut digest = Sha256Stream::default();
         digest.update(&self.inner.login_salt);
+        digest.update(&(subject.len() as u64).to_be_bytes());
+        digest.update(subject.as_bytes());
         digest.update(password.as_bytes());
         digest.finish()
     }
 
     async fn authenticate_key(&self, text: &str) -> Result<Caller> {
-        let (id, secret) = parse_key(text).ok_or_else(refused)?;
+        let (id, secret) = key::parse(key::API_PREFIX, text).ok_or_else(refused)?;
+        self.authenticate_credential(CredentialKind::Api, id, &secret).await
+    }
+
+    /// The caller with this key or app password.
+    async fn authenticate_credential(
+        &self,
+        kind: CredentialKind,
+        id: KeyId,
+        secret: &[u8; 32],
+    ) -> Result<Caller> {
         let snapshot = self.inner.meta.snapshot().await?;
-        let key = txn::get::<ApiKey>(&*snapshot, &schema::api_key_key(id)).await?;
-        let key = key.ok_or_else(refused)?.value;
-        let matches = bool::from(key.digest.0.ct_eq(&Sha256::of(&secret).0));
-        let expired = key.expires.is_some_and(|expires| expires <= self.inner.env.now());
-        if !matches || expired {
+        let now = self.inner.env.now();
+        let credential = key::find(&*snapshot, id).await?.ok_or_else(refused)?;
+        let digest = Sha256::of(secret);
+        let secrets = key::secrets(&*snapshot, id, &credential.value).await?;
+        let fits = secrets.iter().flat_map(|secrets| secrets.valid(now)).any(|stored| {
+            matches!(stored, StoredSecret::Digest(stored) if bool::from(stored.0.ct_eq(&digest.0)))
+        });
+        if !fits || credential.value.kind != kind {
             return Err(refused());
         }
-        let user = txn::get::<User>(&*snapshot, &schema::user_key(key.user)).await?;
-        let user = user.ok_or_else(refused)?;
-        let name = user.value.name.as_str().into();
-        caller(key.user, name, &user)
+        self.caller_with(&*snapshot, id, &credential).await
+    }
+
+    /// The caller who came with this credential, whose secret has been found to fit.
+    pub(crate) async fn caller_with(
+        &self,
+        snapshot: &dyn Snapshot,
+        id: KeyId,
+        credential: &Stored<Credential>,
+    ) -> Result<Caller> {
+        let Credential { user, access, spaces, expires, .. } = &credential.value;
+        if expires.is_some_and(|expires| expires <= self.inner.env.now()) {
+            return Err(refused());
+        }
+        let stored = txn::get::<User>(snapshot, &schema::user_key(*user)).await?;
+        let scope = Scope { access: *access, spaces: spaces.clone().map(Arc::from) };
+        let mut caller = caller(*user, &stored.ok_or_else(refused)?, scope)?;
+        caller.credential = Some((schema::api_key_key(id), credential.version));
+        self.note_use(id);
+        Ok(caller)
     }
 }
 
-fn caller(id: UserId, name: Arc<str>, user: &Stored<User>) -> Result<Caller> {
+fn caller(id: UserId, user: &Stored<User>, scope: Scope) -> Result<Caller> {
     if user.value.disabled {
         return Err(refused());
     }
     Ok(Caller {
         user: id,
-        name,
-        admin: user.value.admin,
+        name: user.value.name.as_str().into(),
+        // Only what can do everything can administer.
+        admin: user.value.admin && scope.access == Access::Full && scope.spaces.is_none(),
         record: user.version,
-        scope: Scope::full(),
+        scope,
         credential: None,
+        link: None,
+        priority: Priority::DEFAULT,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_s_text_is_read_back_and_nothing_else_is() {
-        let (env, _) = Env::manual(3);
-        let id = KeyId::new(&env);
-        let (text, digest) = new_key(&env, id);
-        let (read, secret) = parse_key(&text).expect("own text");
-        assert_eq!((read, Sha256::of(&secret)), (id, digest));
-        for bad in ["", "lk_", &text[1..], &text[..text.len() - 1], "lk_\u{e9}"] {
-            assert!(parse_key(bad).is_none(), "{bad:?}");
-        }
-    }
 }

@@ -1,37 +1,42 @@
-//! Users, their passwords and API keys, and who a request comes from.
+//! Users and groups, their passwords and keys, and who a request comes from.
 //!
-//! Promises: secrets are never stored, logged or answered, but for a key at its making;
+//! Promises: secrets are never logged or answered, but for a key's at its making, and never
+//! stored in a form that can be read, but for those that must be computed with, which are sealed;
 //! passwords are Argon2id hashes, computed off the network threads by at most a few at once; a
 //! verified password is remembered in memory for at most five minutes and only as long as the
 //! user's record does not change; an unknown name costs and says the same as a wrong password.
-//! The last enabled administrator can neither be removed nor disabled.
+//! The last enabled administrator can neither be removed nor disabled. Each change compares the
+//! record of whoever asks, and of what they came with.
 //!
-//! Not here: what a caller may do (`access`).
+//! Not here: what a caller may do with files (`access`, `room`).
 
 use std::time::Duration;
 
 use larder_base::{
     ErrorKind,
-    id::{KeyId, UserId},
+    id::{SpaceId, UserId},
 };
 use larder_meta::Snapshot;
 
 use crate::{
     Larder,
     access::require_admin,
-    account::{KeyInfo, NewKey, NewUser, UserChange, UserInfo, UserRef},
-    caller::Caller,
-    entry::{ListOptions, Page},
+    account::{HomePolicy, NewUser, UserChange, UserInfo, UserRef},
+    caller::{Access, Caller},
+    entry::{ListOptions, Page, SpaceKind},
     error::{Error, Result},
-    schema::{self, ApiKey, Space, User},
+    schema::{self, JobWork, Space, User},
     txn::{self, Stored, Txn, transact},
 };
 
+pub(crate) mod audit;
+pub(crate) mod forget;
+pub(crate) mod group;
+pub(crate) mod guard;
+pub(crate) mod key;
 pub(crate) mod login;
 pub(crate) mod password;
-
-/// Most API keys of one user.
-const KEYS_MAX: usize = 100;
+pub(crate) mod seal;
 
 /// How long a verified password is remembered.
 pub(crate) const REMEMBER: Duration = Duration::from_mins(5);
@@ -49,6 +54,7 @@ impl Larder {
         let password = self.hash_password(&new.password).await?;
         let id = UserId::new(&self.inner.env);
         let (info, _) = transact!(self, None, |txn| {
+            caller.hold(&mut txn);
             put_new_user(&mut txn, id, &new.name, password.clone(), new.admin).await?
         });
         Ok(info)
@@ -87,13 +93,18 @@ impl Larder {
         Ok(info(id, &stored.value))
     }
 
-    async fn find_user(
+    /// The user that `user` names, if `caller` may see them.
+    pub(crate) async fn find_user(
         &self,
         snapshot: &dyn Snapshot,
         caller: &Caller,
         user: &UserRef,
     ) -> Result<(UserId, Stored<User>)> {
         let missing = || Error::not_found("user");
+        if caller.link.is_some() {
+            // A link opens files, and says nothing of whoever made it.
+            return Err(missing());
+        }
         let id = match user {
             UserRef::Me => caller.user,
             UserRef::Id(id) => *id,
@@ -118,6 +129,7 @@ impl Larder {
         user: &UserRef,
         change: UserChange,
     ) -> Result<UserInfo> {
+        require_account(caller)?;
         if change.admin.is_some() || change.disabled.is_some() {
             require_admin(caller)?;
         }
@@ -126,6 +138,11 @@ impl Larder {
             None => None,
         };
         let (info, _) = transact!(self, None, |txn| {
+            caller.hold(&mut txn);
+            if change.password.is_some() && key::lifetime(&txn, caller).await?.is_some() {
+                let detail = "a key that expires cannot set passwords, which do not";
+                return Err(Error::new(ErrorKind::Denied, detail));
+            }
             let (id, stored) = self.find_user(&*txn.snapshot, caller, user).await?;
             let before = stored.value.clone();
             let mut after = stored.value;
@@ -143,103 +160,68 @@ impl Larder {
         Ok(info)
     }
 
-    /// Removes a user with their keys, and their home with everything in it. Administrators
-    /// only. Other spaces stay, and are an administrator's to care for.
-    pub async fn delete_user(&self, caller: &Caller, user: &UserRef) -> Result<()> {
+    /// Removes a user: from the answer on neither they nor any credential of theirs can commit
+    /// anything. Their home goes or stays as `home` says; other spaces stay, and are an
+    /// administrator's to care for. A job removes what else there is of them: keys, memberships,
+    /// grants, links, upload sessions. Administrators only.
+    pub async fn delete_user(
+        &self,
+        caller: &Caller,
+        user: &UserRef,
+        home: HomePolicy,
+    ) -> Result<()> {
         require_admin(caller)?;
-        transact!(self, None, |txn| {
+        let (id, _) = transact!(self, None, |txn| {
+            txn.frees();
+            caller.hold(&mut txn);
             let (id, stored) = self.find_user(&*txn.snapshot, caller, user).await?;
             if stored.value.rules() {
                 require_another_admin(&mut txn, id).await?;
             }
+            if home == HomePolicy::Keep && id == caller.user {
+                let detail = "a home is kept for the administrator who deletes its user, \
+                              which cannot be that user";
+                return Err(Error::new(ErrorKind::Conflict, detail));
+            }
             let key = schema::user_key(id);
-            txn.frees();
             txn.hold(key.clone(), stored.version);
             txn.delete(key);
             txn.delete(schema::user_name_key(&stored.value.name));
-            for key in user_keys(&txn, id).await? {
-                txn.delete(schema::api_key_key(key));
-                txn.delete(schema::user_api_key_key(id, key));
-                if txn.spec.delete.len() > 80 {
-                    break;
-                }
-            }
-            let home = schema::home_key(id);
-            if let Some(space) = txn.get::<larder_base::id::SpaceId>(&home).await? {
-                txn.hold(home.clone(), space.version);
-                txn.delete(home);
-                let key = schema::space_key(space.value);
-                if let Some(record) = txn.get::<Space>(&key).await? {
-                    txn.hold(key, record.version);
-                    self.condemn_space(&mut txn, space.value, record.value);
-                }
-            }
-            self.inner.homes().remove(&id);
+            self.give_up_home(&mut txn, id, caller, home).await?;
+            self.queue_job(&mut txn, JobWork::ForgetUser { user: id });
+            id
         });
+        self.inner.homes().remove(&id);
         self.wake_jobs();
         Ok(())
     }
 
-    /// Makes an API key; the text is shown this once. For the caller, or for anyone by an
-    /// administrator.
-    pub async fn create_key(
+    /// Lets the home of a user go, or hands it over to `heir` as a project.
+    async fn give_up_home(
         &self,
-        caller: &Caller,
-        user: &UserRef,
-        new: NewKey,
-    ) -> Result<(KeyInfo, String)> {
-        if new.name.len() > 128 || new.name.chars().any(char::is_control) {
-            return Err(Error::invalid("a key's name has at most 128 bytes, none of control"));
-        }
-        let id = KeyId::new(&self.inner.env);
-        let (text, digest) = login::new_key(&self.inner.env, id);
-        let (info, _) = transact!(self, None, |txn| {
-            let (owner, stored) = self.find_user(&*txn.snapshot, caller, user).await?;
-            if user_keys(&txn, owner).await?.len() >= KEYS_MAX {
-                let detail = format!("a user has at most {KEYS_MAX} keys: delete one first");
-                return Err(Error::new(ErrorKind::Conflict, detail));
-            }
-            txn.hold(schema::user_key(owner), stored.version);
-            let key = ApiKey {
-                user: owner,
-                name: new.name.clone(),
-                digest,
-                created: txn.now,
-                expires: new.expires,
-            };
-            txn.put(schema::api_key_key(id), &key);
-            txn.put(schema::user_api_key_key(owner, id), &());
-            key_info(id, &key)
-        });
-        Ok((info, text))
-    }
-
-    /// The API keys of a user, without their secrets.
-    pub async fn keys(&self, caller: &Caller, user: &UserRef) -> Result<Vec<KeyInfo>> {
-        let txn = Txn::new(self.inner.meta.snapshot().await?, self.inner.env.now());
-        let (owner, _) = self.find_user(&*txn.snapshot, caller, user).await?;
-        let mut keys = Vec::new();
-        for id in user_keys(&txn, owner).await? {
-            if let Some(key) = txn.get::<ApiKey>(&schema::api_key_key(id)).await? {
-                keys.push(key_info(id, &key.value));
+        txn: &mut Txn,
+        user: UserId,
+        heir: &Caller,
+        policy: HomePolicy,
+    ) -> Result<()> {
+        let home = schema::home_key(user);
+        let Some(id) = txn.get::<SpaceId>(&home).await? else {
+            // None may come into being either.
+            txn.hold_absent(home);
+            return Ok(());
+        };
+        txn.hold(home.clone(), id.version);
+        txn.delete(home);
+        let key = schema::space_key(id.value);
+        let Some(space) = txn.get::<Space>(&key).await? else { return Ok(()) };
+        txn.hold(key.clone(), space.version);
+        match policy {
+            HomePolicy::Remove => self.condemn_space(txn, id.value, space.value),
+            HomePolicy::Keep => {
+                let kind = SpaceKind::Project;
+                txn.put(key, &Space { kind, owner: heir.user, ..space.value });
             }
         }
-        Ok(keys)
-    }
-
-    /// Removes an API key: it stops working at once.
-    pub async fn delete_key(&self, caller: &Caller, user: &UserRef, key: KeyId) -> Result<()> {
-        transact!(self, None, |txn| {
-            let (owner, _) = self.find_user(&*txn.snapshot, caller, user).await?;
-            let record = txn.get::<ApiKey>(&schema::api_key_key(key)).await?;
-            let record = record.filter(|record| record.value.user == owner);
-            let record = record.ok_or_else(|| Error::not_found("key"))?;
-            // A full disk must keep nobody's key alive.
-            txn.frees();
-            txn.hold(schema::api_key_key(key), record.version);
-            txn.delete(schema::api_key_key(key));
-            txn.delete(schema::user_api_key_key(owner, key));
-        });
         Ok(())
     }
 }
@@ -249,6 +231,15 @@ impl User {
     fn rules(&self) -> bool {
         self.admin && !self.disabled
     }
+}
+
+/// Whether what the caller came with may change accounts and groups: only what may do everything,
+/// everywhere, because both could give more.
+pub(crate) fn require_account(caller: &Caller) -> Result<()> {
+    if caller.scope.access == Access::Full && caller.scope.spaces.is_none() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Denied, "this key is for work on files only"))
 }
 
 /// Writes a new user; the name must be free.
@@ -266,6 +257,7 @@ pub(crate) async fn put_new_user(
         );
     }
     let user = User { name: name.to_owned(), password, admin, disabled: false, created: txn.now };
+    txn.hold_absent(schema::load_key(schema::WHOLE_LOAD));
     txn.hold_absent(name_key.clone());
     txn.put(name_key, &id);
     txn.put(schema::user_key(id), &user);
@@ -295,19 +287,20 @@ async fn require_another_admin(txn: &mut Txn, id: UserId) -> Result<()> {
     }
 }
 
-async fn user_keys(txn: &Txn, id: UserId) -> Result<Vec<KeyId>> {
-    let prefix = schema::user_api_keys_prefix(id);
-    let page = txn::page(&*txn.snapshot, &prefix, None, KEYS_MAX).await?;
-    page.iter().map(|(key, _)| Ok(KeyId::from_bytes(schema::trailing_id(key)?))).collect()
+pub(crate) fn check_user_name(name: &str) -> Result<()> {
+    check_name(name, "user")
 }
 
-pub(crate) fn check_user_name(name: &str) -> Result<()> {
+/// The one form of names of users and groups.
+fn check_name(name: &str, whose: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let first = name.bytes().next().is_some_and(plain);
     let rest = name.bytes().all(|byte| plain(byte) || b"._-".contains(&byte));
     if !first || !rest || name.len() > 64 || name == "me" || name.parse::<UserId>().is_ok() {
-        let detail = "a user's name is 1 to 64 of a-z, 0-9, `.`, `_` and `-`, \
-                      beginning with a letter or digit, and not `me`";
+        let detail = format!(
+            "a {whose}'s name is 1 to 64 of a-z, 0-9, `.`, `_` and `-`, \
+             beginning with a letter or digit, and not `me`"
+        );
         return Err(Error::invalid(detail));
     }
     Ok(())
@@ -321,8 +314,4 @@ fn info(id: UserId, user: &User) -> UserInfo {
         disabled: user.disabled,
         created: user.created,
     }
-}
-
-fn key_info(id: KeyId, key: &ApiKey) -> KeyInfo {
-    KeyInfo { id, name: key.name.clone(), created: key.created, expires: key.expires }
 }

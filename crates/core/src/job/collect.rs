@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Result},
     report::CollectReport,
     schema::{self, Blob, BlobState, Content},
+    session,
     txn::{self, Txn, transact},
 };
 
@@ -84,6 +85,12 @@ impl Larder {
             store.sync_deletes().await?;
         }
         failpoint::reach("collect.bytes-deleted");
+        // Chunks that came through sessions may have been staged under other ids.
+        for (id, blob) in &marked {
+            if let Content::Chunks(chunks) = &blob.content {
+                self.remove_owners(session::foreign_blobs(*id, chunks)).await?;
+            }
+        }
         for batch in blobs.chunks(MARK_BATCH) {
             transact!(self, None, |txn| {
                 txn.frees();
@@ -121,7 +128,12 @@ impl Larder {
                 if done {
                     continue;
                 }
+                let disowned = self.inner.sessions.disowned();
                 removed += self.reconcile(&**store, owner).await?;
+                if self.inner.sessions.disowned() != disowned {
+                    // Something became nobody's behind us.
+                    continue;
+                }
                 transact!(self, None, |txn| {
                     txn.frees();
                     txn.put(key.clone(), &());
@@ -138,6 +150,14 @@ impl Larder {
             removed += self.reconcile(&**store, self.inner.incarnation).await?;
         }
         Ok(removed)
+    }
+
+    /// Removes chunks of a process number that no process has and that nothing refers to.
+    pub(crate) async fn reconcile_all(&self, owner: Incarnation) -> Result<()> {
+        for store in self.inner.stores.all() {
+            self.reconcile(&**store, owner).await?;
+        }
+        Ok(())
     }
 
     async fn reconcile(&self, store: &dyn ChunkStore, owner: Incarnation) -> Result<u64> {
@@ -159,10 +179,7 @@ impl Larder {
             // never will be.
             let snapshot = self.inner.meta.snapshot().await?;
             for chunk in staged {
-                let key = schema::blob_key(chunk.blob);
-                let record = snapshot.get(&key).await?;
-                let blob = record.map(|record| schema::decode_blob(&key, &record.value));
-                if !blob.transpose()?.is_some_and(|blob| refers(&blob, chunk)) {
+                if !session::is_needed(&*snapshot, chunk).await? {
                     store.delete(chunk).await?;
                     removed += 1;
                     self.inner.metrics.orphans.add(1);
@@ -194,12 +211,4 @@ async fn mark_deleting(txn: &mut Txn, blobs: &[BlobId]) -> Result<Vec<(BlobId, B
         deleting.push((*id, stored.value));
     }
     Ok(deleting)
-}
-
-/// Whether the record of a blob has this chunk.
-fn refers(blob: &Blob, chunk: ChunkId) -> bool {
-    match &blob.content {
-        Content::Inline(_) => false,
-        Content::Chunks(chunks) => chunks.iter().any(|known| known.id == chunk),
-    }
 }

@@ -1,12 +1,16 @@
-//! Background jobs: what must be finished though nobody waits for it.
+//! Background jobs: what must be finished though nobody waits for it, and long work that people
+//! ask for.
 //!
 //! A job is a record, queued by the commit that made it necessary, and removed by the commit
 //! that finished it; in between it is resumable at every step, so that a crash costs only time.
-//! One process at a time runs them, under a lease. A job that meets something it must not skip
-//! is marked failed, said aloud, and tried again with the next start or the next collection that
-//! an administrator asks for.
+//! There are two lanes, each worked off by one process at a time under a lease: *short* jobs give
+//! room back (purges, what broken copies left), together with retention and collection; *long*
+//! ones read a lot (check, scrub, lifecycle) and must not keep the short ones waiting. A short
+//! job that meets something it must not skip is marked failed, said aloud, and tried again with
+//! the next start or the next collection that an administrator asks for; a long one ends as
+//! failed and says why.
 //!
-//! Not here: what each job does (the modules below).
+//! Not here: what each job does (the modules below), who looks at them ([`board`]).
 
 use std::time::Duration;
 
@@ -17,24 +21,47 @@ use crate::{
     access::require_admin,
     caller::Caller,
     error::Result,
-    report::{CollectReport, JobInfo},
-    schema::{self, Job, JobState, JobWork},
+    report::CollectReport,
+    schema::{self, Cancel, Job, JobEnd, JobState, JobWork},
     txn::{self, transact},
+    work::Class,
 };
 
+pub(crate) mod board;
 pub(crate) mod collect;
+pub(crate) mod expiry;
+pub(crate) mod feed;
+pub(crate) mod forget;
+pub(crate) mod lifecycle;
+pub(crate) mod long;
 pub(crate) mod purge;
 pub(crate) mod retention;
 pub(crate) mod scrub;
 
-/// Most jobs that one listing shows and one round runs.
+/// Most jobs that one listing shows, and that a lane reads at once.
 const JOBS_PAGE: usize = 1000;
 
 /// Pause between two passes of the scrub.
 const SCRUB_PAUSE: Duration = Duration::from_secs(60);
 
-/// Name of the lease under which all jobs run.
+/// Pause between two looks for finished jobs that can be forgotten.
+const FORGET_PAUSE: Duration = Duration::from_secs(600);
+
+/// Name of the lease under which short jobs run.
 const LEASE: &str = "jobs";
+
+/// Whether a job belongs to the lane of long ones.
+fn is_long(work: &JobWork) -> bool {
+    match work {
+        JobWork::Purge { .. }
+        | JobWork::PurgeSpace { .. }
+        | JobWork::Unstage { .. }
+        | JobWork::Trim { .. }
+        | JobWork::ForgetUser { .. }
+        | JobWork::ForgetGroup { .. } => false,
+        JobWork::Scrub | JobWork::Check | JobWork::Collect | JobWork::Lifecycle { .. } => true,
+    }
+}
 
 impl Larder {
     /// Lets queued jobs start now instead of at the next interval.
@@ -42,10 +69,11 @@ impl Larder {
         self.inner.jobs_wanted.notify_one();
     }
 
-    /// Runs jobs until the store is shut down.
+    /// Runs short jobs until the store is shut down.
     pub(crate) async fn run_jobs(self) {
         let env = self.inner.env.clone();
         let mut scrubbed = env.monotonic();
+        let mut forgot = env.monotonic();
         let mut first = true;
         loop {
             if self.inner.stopping() {
@@ -56,6 +84,10 @@ impl Larder {
                     return Ok(());
                 }
                 let _turn = self.inner.jobs_turn.lock().await;
+                self.clear_loads().await?;
+                if self.inner.require_loaded().is_err() {
+                    return Ok(());
+                }
                 self.run_queue(first).await?;
                 self.retain().await?;
                 self.collect_condemned().await?;
@@ -67,6 +99,10 @@ impl Larder {
                 {
                     self.inner.staging.note_leak();
                     return Err(error);
+                }
+                if first || env.monotonic().saturating_sub(forgot) >= FORGET_PAUSE {
+                    forgot = env.monotonic();
+                    self.forget_finished_jobs().await?;
                 }
                 let passed = env.monotonic().saturating_sub(scrubbed);
                 if let Some(interval) = self.inner.config.scrub_interval
@@ -91,7 +127,7 @@ impl Larder {
         }
     }
 
-    /// Runs every queued job; failed ones too if `all`.
+    /// Runs every queued short job; failed ones too if `all`.
     async fn run_queue(&self, all: bool) -> Result<()> {
         let prefix = schema::jobs_prefix();
         let mut after = None;
@@ -104,7 +140,7 @@ impl Larder {
                     return Ok(());
                 }
                 let job: Job = schema::decode(key, &record.value)?;
-                if job.state != JobState::Failed || all {
+                if !is_long(&job.work) && (job.state != JobState::Failed || all) {
                     let id = JobId::from_bytes(schema::trailing_id(key)?);
                     self.run_job(id, job).await?;
                 }
@@ -117,15 +153,24 @@ impl Larder {
     }
 
     async fn run_job(&self, id: JobId, job: Job) -> Result<()> {
-        let result = match &job.work {
-            JobWork::Purge { space, item } => self.purge_item(id, *space, *item).await,
-            JobWork::PurgeSpace { space } => self.purge_space(id, *space).await,
-            JobWork::Unstage { owner, .. }
-                if *owner == self.inner.incarnation && self.inner.copies().contains(&id) =>
-            {
-                return Ok(());
-            }
-            JobWork::Unstage { space, root, .. } => self.unstage(id, *space, *root).await,
+        if let JobWork::Unstage { owner, .. } = &job.work
+            && *owner == self.inner.incarnation
+            && self.inner.copies().contains(&id)
+        {
+            return Ok(());
+        }
+        let snapshot = self.inner.meta.snapshot().await?;
+        let note = board::note_of(&*snapshot, id).await?;
+        drop(snapshot);
+        let running = self.run_as(id, job, note);
+        let result = match &running.job.work {
+            JobWork::Purge { space, item } => self.purge_item(Some(&running), *space, *item).await,
+            JobWork::PurgeSpace { space } => self.purge_space(&running, *space).await,
+            JobWork::Unstage { space, root, .. } => self.unstage(&running, *space, *root).await,
+            JobWork::Trim { space } => self.trim(&running, *space).await,
+            JobWork::ForgetUser { user } => self.forget_user(&running, *user).await,
+            JobWork::ForgetGroup { group } => self.forget_group(&running, *group).await,
+            JobWork::Scrub | JobWork::Check | JobWork::Collect | JobWork::Lifecycle { .. } => Ok(()),
         };
         let Err(error) = result else { return Ok(()) };
         // What may pass by itself is tried again at the next interval.
@@ -133,7 +178,7 @@ impl Larder {
             return Err(error);
         }
         self.inner.metrics.job_failures.add(1);
-        tracing::error!(%error, job = %id, work = ?job.work, "job failed");
+        tracing::error!(%error, job = %id, work = ?running.job.work, "job failed");
         transact!(self, None, |txn| {
             let key = schema::job_key(id);
             let Some(stored) = txn.get::<Job>(&key).await? else { return Ok(()) };
@@ -150,52 +195,44 @@ impl Larder {
         Ok(())
     }
 
-    /// The jobs that are not finished. Administrators only.
-    pub async fn jobs(&self, caller: &Caller) -> Result<Vec<JobInfo>> {
-        require_admin(caller)?;
+    /// Who has cancelled a job, if anybody has.
+    async fn cancelled_by(&self, id: JobId) -> Result<Option<Cancel>> {
         let snapshot = self.inner.meta.snapshot().await?;
-        let page = txn::page(&*snapshot, &schema::jobs_prefix(), None, JOBS_PAGE).await?;
-        page.iter()
-            .map(|(key, record)| {
-                let id = JobId::from_bytes(schema::trailing_id(key)?);
-                Ok(public(id, schema::decode(key, &record.value)?))
-            })
-            .collect()
+        let cancel = txn::get::<Cancel>(&*snapshot, &schema::job_cancel_key(id)).await?;
+        Ok(cancel.map(|cancel| cancel.value))
     }
 
-    /// Runs every job and gives back every byte that nobody needs any more, as far as running
-    /// downloads allow. Administrators only.
+    /// Ends a job by itself: it is remembered for a while.
+    pub(crate) async fn end_job(
+        &self,
+        job: &board::Running,
+        end: JobEnd,
+        detail: String,
+    ) -> Result<()> {
+        transact!(self, None, |txn| {
+            txn.frees();
+            job.close(&mut txn, end, detail.clone());
+        });
+        Ok(())
+    }
+
+    /// Runs every short job and gives back every byte that nobody needs any more, as far as
+    /// running downloads allow. Administrators only.
     pub async fn collect(&self, caller: &Caller) -> Result<CollectReport> {
         require_admin(caller)?;
+        let _turn = self.admit(caller, Class::Collect).await?;
+        self.collect_all().await
+    }
+
+    async fn collect_all(&self) -> Result<CollectReport> {
         let _turn = self.inner.jobs_turn.lock().await;
         self.run_queue(true).await?;
+        self.sweep_sessions().await?;
         let mut report = self.collect_condemned().await?;
         report.orphans += self.reconcile_dead().await?;
         report.orphans += self.reconcile_own().await?;
+        self.trim_feeds(self.steady_now(), true).await?;
         self.inner.meta.compact().await?;
         Ok(report)
-    }
-}
-
-fn public(id: JobId, job: Job) -> JobInfo {
-    let (kind, subject) = match job.work {
-        JobWork::Purge { space, item } => ("purge", format!("trash item {item} of {space}")),
-        JobWork::PurgeSpace { space } => ("purge_space", format!("space {space}")),
-        JobWork::Unstage { space, root, .. } => ("copy", format!("copy {root} in {space}")),
-    };
-    let state = match job.state {
-        JobState::Queued => "queued",
-        JobState::Running => "running",
-        JobState::Failed => "failed",
-    };
-    JobInfo {
-        id,
-        kind: kind.into(),
-        subject,
-        state: state.into(),
-        progress: job.progress,
-        created: job.created,
-        updated: job.updated,
-        detail: job.detail,
     }
 }

@@ -11,7 +11,7 @@
 use bytes::Bytes;
 use larder_base::{
     failpoint,
-    id::{JobId, NodeId, SpaceId, TrashId},
+    id::{NodeId, SpaceId, TrashId},
 };
 use larder_meta::FieldOp;
 
@@ -19,9 +19,12 @@ use crate::{
     Larder,
     blob::References,
     error::{Error, Result},
+    job::board::Running,
     quota::{self, delta},
     revision,
-    schema::{self, Authority, DirState, Dirent, DirentBody, FileState, Job, Trashed, TrashedBody},
+    schema::{
+        self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobEnd, Trashed, TrashedBody,
+    },
     txn::{self, Stored, Txn, transact},
 };
 
@@ -49,27 +52,37 @@ struct Level {
 
 impl Larder {
     /// Removes a trash item that has been marked as purging, and then the job.
-    pub(crate) async fn purge_item(&self, job: JobId, id: SpaceId, item: TrashId) -> Result<()> {
+    pub(crate) async fn purge_item(
+        &self,
+        job: Option<&Running>,
+        id: SpaceId,
+        item: TrashId,
+    ) -> Result<()> {
         let key = schema::trash_key(id, item);
         let snapshot = self.inner.meta.snapshot().await?;
         let stored = txn::get::<Trashed>(&*snapshot, &key).await?;
         drop(snapshot);
         let Some(trashed) = stored.map(|stored| stored.value) else {
-            return self.finish_job(job).await;
+            return self.finish_job(job, JobEnd::Done).await;
         };
         match trashed.body {
             TrashedBody::File(_) => self.purge_trashed_file(job, id, item).await,
             TrashedBody::Dir => {
                 let last = |txn: &mut Txn| {
                     txn.delete(key.clone());
-                    txn.delete(schema::job_key(job));
+                    close(job, txn, JobEnd::Done);
                 };
                 self.purge_tree(job, id, trashed.node, Counted::Retained, last).await
             }
         }
     }
 
-    async fn purge_trashed_file(&self, job: JobId, id: SpaceId, item: TrashId) -> Result<()> {
+    async fn purge_trashed_file(
+        &self,
+        job: Option<&Running>,
+        id: SpaceId,
+        item: TrashId,
+    ) -> Result<()> {
         let key = schema::trash_key(id, item);
         loop {
             let (done, _) = transact!(self, id, |txn| {
@@ -81,7 +94,9 @@ impl Larder {
                     return Err(Error::internal("a trashed file became a directory"));
                 };
                 txn.hold(key.clone(), version);
-                if remove_revisions(&mut txn, id, node, state, Counted::Retained).await? {
+                if self.forget_shares_of(&mut txn, id, &[node]).await? {
+                    false
+                } else if remove_revisions(&mut txn, id, node, state, Counted::Retained).await? {
                     txn.put(key.clone(), &trashed);
                     false
                 } else {
@@ -91,7 +106,7 @@ impl Larder {
                     quota::charge(&mut txn, id, None, 0, -delta(state.size));
                     txn.delete(schema::location_key(node));
                     txn.delete(key.clone());
-                    txn.delete(schema::job_key(job));
+                    close(job, &mut txn, JobEnd::Done);
                     true
                 }
             });
@@ -106,7 +121,7 @@ impl Larder {
     /// Removes a copy that was never attached. One whose attaching had an unknown outcome may be
     /// part of the tree: it stays. From the first commit here on it can be attached no more,
     /// because that would compare the record which this one writes.
-    pub(crate) async fn unstage(&self, job: JobId, id: SpaceId, root: NodeId) -> Result<()> {
+    pub(crate) async fn unstage(&self, job: &Running, id: SpaceId, root: NodeId) -> Result<()> {
         let key = schema::authority_key(id, root);
         transact!(self, id, |txn| {
             txn.frees();
@@ -115,15 +130,21 @@ impl Larder {
                     txn.hold(key.clone(), found.version);
                     txn.put(key.clone(), &found.value);
                 }
-                _ => return self.finish_job(job).await,
+                _ => return self.finish_job(Some(job), JobEnd::Done).await,
             }
         });
-        let last = |txn: &mut Txn| txn.delete(schema::job_key(job));
-        self.purge_tree(job, id, root, Counted::Not, last).await
+        let cancel = self.cancelled_by(job.id).await?;
+        let why = match cancel {
+            Some(cancel) => format!("cancelled by {}", cancel.by),
+            None => "it was broken off".to_owned(),
+        };
+        let last = |txn: &mut Txn| job.close(txn, JobEnd::Cancelled, why.clone());
+        self.purge_tree(Some(job), id, root, Counted::Not, last).await
     }
 
     /// Removes everything that a deleted space held, then the space, then the job.
-    pub(crate) async fn purge_space(&self, job: JobId, id: SpaceId) -> Result<()> {
+    pub(crate) async fn purge_space(&self, job: &Running, id: SpaceId) -> Result<()> {
+        self.end_sessions_in(id).await?;
         let prefix = schema::trash_prefix(id);
         loop {
             let snapshot = self.inner.meta.snapshot().await?;
@@ -132,25 +153,30 @@ impl Larder {
             let Some((key, _)) = page.first() else { break };
             let item = TrashId::from_bytes(schema::trailing_id(key)?);
             // The item's own job, if there is one, will find nothing left to do.
-            self.purge_item(JobId::new(&self.inner.env), id, item).await?;
+            self.purge_item(None, id, item).await?;
+            job.live.advance(1);
         }
+        self.purge_feed(id).await?;
+        self.forget_shares_in(id).await?;
         let snapshot = self.inner.meta.snapshot().await?;
         let space = txn::get::<schema::Space>(&*snapshot, &schema::space_key(id)).await?;
         drop(snapshot);
-        let Some(space) = space else { return self.finish_job(job).await };
+        let Some(space) = space else { return self.finish_job(Some(job), JobEnd::Done).await };
         let last = |txn: &mut Txn| {
             txn.delete(schema::space_key(id));
             txn.delete(schema::quota_key(id));
             txn.delete(schema::topology_key(id));
-            txn.delete(schema::job_key(job));
+            txn.delete(schema::feed_base_key(id));
+            txn.delete(schema::lifecycle_key(id));
+            close(Some(job), txn, JobEnd::Done);
         };
-        self.purge_tree(job, id, space.value.root, Counted::Not, last).await
+        self.purge_tree(Some(job), id, space.value.root, Counted::Not, last).await
     }
 
-    async fn finish_job(&self, job: JobId) -> Result<()> {
+    async fn finish_job(&self, job: Option<&Running>, end: JobEnd) -> Result<()> {
         transact!(self, None, |txn| {
             txn.frees();
-            txn.delete(schema::job_key(job));
+            close(job, &mut txn, end);
         });
         Ok(())
     }
@@ -158,7 +184,7 @@ impl Larder {
     /// Removes a detached tree; `last` adds to the transaction that removes its root.
     async fn purge_tree(
         &self,
-        job: JobId,
+        job: Option<&Running>,
         id: SpaceId,
         root: NodeId,
         counted: Counted,
@@ -186,8 +212,11 @@ impl Larder {
                 }
             }
             batches += 1;
-            if batches.is_multiple_of(256) {
-                self.note_progress(job, batches).await?;
+            if let Some(job) = job {
+                job.live.advance(1);
+                if batches.is_multiple_of(256) {
+                    self.note_progress(job).await?;
+                }
             }
             if self.inner.stopping() {
                 return Err(Error::new(larder_base::ErrorKind::Unavailable, "shutting down"));
@@ -196,14 +225,16 @@ impl Larder {
         Ok(())
     }
 
-    async fn note_progress(&self, job: JobId, batches: u64) -> Result<()> {
+    /// Writes down how far a job is.
+    pub(crate) async fn note_progress(&self, job: &Running) -> Result<()> {
+        let progress = job.live.progress();
         transact!(self, None, |txn| {
             txn.frees();
-            let key = schema::job_key(job);
+            let key = schema::job_key(job.id);
             let Some(stored) = txn.get::<Job>(&key).await? else { return Ok(()) };
             txn.hold(key.clone(), stored.version);
             let state = schema::JobState::Running;
-            txn.put(key, &Job { progress: batches, updated: txn.now, state, ..stored.value });
+            txn.put(key, &Job { progress, updated: txn.now, state, ..stored.value });
         });
         Ok(())
     }
@@ -219,20 +250,26 @@ impl Larder {
     ) -> Result<Step> {
         let prefix = schema::dirents_prefix(id, level.dir);
         let page = txn::page(&*txn.snapshot, &prefix, None, FILES_BATCH).await?;
-        let mut files = Vec::new();
+        let (mut files, mut leaves) = (Vec::new(), Vec::new());
         for (key, record) in &page {
             let dirent: Dirent = schema::decode(key, &record.value)?;
             match dirent.body {
-                DirentBody::Dir if files.is_empty() => {
+                DirentBody::Dir if files.is_empty() && leaves.is_empty() => {
                     return Ok(Step::Descend((key.clone(), dirent.node, record.version)));
                 }
-                // After the files before it.
+                // After what is before it.
                 DirentBody::Dir => break,
+                DirentBody::Ref(_) => leaves.push((key.clone(), dirent.node, record.version)),
                 DirentBody::File(state) => {
                     let stored = Stored { value: state, version: record.version };
                     files.push((key.clone(), dirent.node, stored));
                 }
             }
+        }
+        // What is destroyed is shared with nobody any more: that is a step of its own.
+        let nodes = files.iter().map(|file| file.1).chain([level.dir]).collect::<Vec<_>>();
+        if self.forget_shares_of(txn, id, &nodes).await? {
+            return Ok(Step::Again);
         }
         if page.is_empty() {
             remove_empty_dir(txn, id, levels, level).await?;
@@ -247,9 +284,16 @@ impl Larder {
             txn.put(key.clone(), &Dirent { node: *node, body });
             return Ok(Step::Again);
         }
-        remove_files(txn, id, levels, &files, counted).await?;
-        self.inner.metrics.purged_nodes.add(files.len() as u64);
+        remove_files(txn, id, levels, &files, &leaves, counted).await?;
+        self.inner.metrics.purged_nodes.add((files.len() + leaves.len()) as u64);
         Ok(Step::Again)
+    }
+}
+
+/// Ends the job with the transaction, if there is one.
+fn close(job: Option<&Running>, txn: &mut Txn, end: JobEnd) {
+    if let Some(job) = job {
+        job.close(txn, end, String::new());
     }
 }
 
@@ -292,12 +336,13 @@ async fn remove_empty_dir(
     Ok(())
 }
 
-/// Removes files that have no older revisions.
+/// Removes files that have no older revisions, and references.
 async fn remove_files(
     txn: &mut Txn,
     id: SpaceId,
     levels: &[Level],
     files: &[(Bytes, NodeId, Stored<FileState>)],
+    leaves: &[(Bytes, NodeId, larder_meta::Version)],
     counted: Counted,
 ) -> Result<()> {
     let mut references = References::default();
@@ -308,6 +353,12 @@ async fn remove_files(
         txn.delete(schema::location_key(*node));
         references.release(stored.value.blob);
         bytes += delta(stored.value.size);
+    }
+    // What they stand for is not theirs.
+    for (key, node, version) in leaves {
+        txn.hold(key.clone(), *version);
+        txn.delete(key.clone());
+        txn.delete(schema::location_key(*node));
     }
     references.apply(txn).await?;
     let count = i64::try_from(files.len()).unwrap_or(0);

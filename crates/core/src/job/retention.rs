@@ -7,19 +7,25 @@
 //!
 //! Not here: removing what was marked (`purge`).
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BinaryHeap},
+    time::Duration,
+};
 
 use larder_base::{
-    Timestamp,
-    id::{SpaceId, TrashId},
+    ErrorKind, Timestamp,
+    id::{JobId, NodeId, SpaceId, TrashId},
 };
 
 use crate::{
     Larder,
-    entry::Target,
-    error::Result,
+    error::{Error, Result},
+    job::board::Running,
     quota, revision,
-    schema::{self, FileState, Space, SpaceState, Trashed},
+    room::Room,
+    schema::{
+        self, FileState, Job, JobEnd, JobNote, JobState, JobWork, Space, SpaceState, Trashed,
+    },
     txn::{self, transact},
 };
 
@@ -28,6 +34,9 @@ const PAGE: usize = 256;
 
 /// Older revisions removed by one transaction.
 const REVISIONS_BATCH: usize = 30;
+
+/// Most older revisions that are chosen at once to be removed: the oldest of a space.
+const TRIM_WINDOW: usize = 4096;
 
 /// An absence longer than this is not believed at once.
 const ABSENCE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -42,7 +51,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Larder {
     /// The time by which age is judged: it does not follow steps of the wall clock.
-    fn steady_now(&self) -> Timestamp {
+    pub(crate) fn steady_now(&self) -> Timestamp {
         let inner = &self.inner;
         inner.started.after(inner.env.monotonic().saturating_sub(inner.started_monotonic))
     }
@@ -53,6 +62,9 @@ impl Larder {
         if !self.time_is_believable(now).await? {
             return Ok(());
         }
+        self.trim_feeds(now, false).await?;
+        self.expire_due(now).await?;
+        self.forget_operations(now).await?;
         // Looking for old revisions reads all of them: not at every round.
         let uptime = self.inner.env.monotonic();
         let revisions = uptime >= *self.inner.revisions_due();
@@ -71,7 +83,7 @@ impl Larder {
                 if space.state == SpaceState::Enabled {
                     let keep = self.revisions_age(&space);
                     if let (true, Some(keep)) = (revisions, keep) {
-                        self.expire_revisions(id, Some((now, keep))).await?;
+                        self.expire_revisions(id, now, keep).await?;
                         pause = pause.min(keep / 10);
                     }
                     self.retain_space(id, &space, now).await?;
@@ -91,7 +103,7 @@ impl Larder {
     }
 
     /// Whether the time since the last round is one that can have passed.
-    async fn time_is_believable(&self, now: Timestamp) -> Result<bool> {
+    pub(crate) async fn time_is_believable(&self, now: Timestamp) -> Result<bool> {
         let key = schema::retention_key();
         let up = self.inner.env.monotonic().saturating_sub(self.inner.started_monotonic);
         let (believable, _) = transact!(self, None, |txn| {
@@ -121,7 +133,21 @@ impl Larder {
         if let Some(limit) = space.limits.retained
             && self.retained(id).await? > limit
         {
-            self.trim(id, limit).await?;
+            let job = JobId::new(&self.inner.env);
+            let (record, _) = transact!(self, None, |txn| {
+                txn.frees();
+                let record = Job {
+                    work: JobWork::Trim { space: id },
+                    state: JobState::Running,
+                    progress: 0,
+                    created: txn.now,
+                    updated: txn.now,
+                    detail: None,
+                };
+                txn.put(schema::job_key(job), &record);
+                record
+            });
+            self.trim(&self.run_as(job, record, JobNote::default()), id).await?;
         }
         Ok(())
     }
@@ -178,9 +204,18 @@ impl Larder {
         Ok(())
     }
 
-    /// Brings a space that retains too much below its limit: trash first, then revisions.
-    async fn trim(&self, id: SpaceId, limit: u64) -> Result<()> {
-        let mut over = self.retained(id).await?.saturating_sub(limit);
+    /// Brings a space that retains too much below its limit, and ends the job: trash first, then
+    /// revisions, both oldest first.
+    pub(crate) async fn trim(&self, job: &Running, id: SpaceId) -> Result<()> {
+        let snapshot = self.inner.meta.snapshot().await?;
+        let space = txn::get::<Space>(&*snapshot, &schema::space_key(id)).await?;
+        drop(snapshot);
+        let limit = space.and_then(|space| space.value.limits.retained);
+        let Some(limit) = limit else {
+            return self.end_job(job, JobEnd::Done, String::new()).await;
+        };
+        let before = self.retained(id).await?;
+        let mut over = before.saturating_sub(limit);
         let all = self
             .purge_oldest(id, |trashed| {
                 let wanted = over > 0;
@@ -188,18 +223,107 @@ impl Larder {
                 wanted
             })
             .await?;
-        if all && over > 0 {
-            self.expire_revisions(id, None).await?;
+        let mut removed = 0;
+        while all && over > 0 {
+            if self.inner.stopping() {
+                return Err(Error::new(ErrorKind::Unavailable, "shutting down"));
+            }
+            let (count, bytes) = self.trim_revisions(job, id, over).await?;
+            over = over.saturating_sub(bytes);
+            removed += count;
+            if count == 0 {
+                break;
+            }
         }
-        Ok(())
+        let detail = format!(
+            "{before} bytes were retained, {limit} may be; {removed} older revisions removed"
+        );
+        self.end_job(job, JobEnd::Done, detail).await
     }
 
-    /// Removes older revisions past their age; all of them if no age is given.
-    async fn expire_revisions(
+    /// Removes the oldest of all older revisions of a space until `over` bytes are gone, at most
+    /// [`TRIM_WINDOW`] of them; answers how many, and their bytes.
+    async fn trim_revisions(
+        &self,
+        job: &Running,
+        id: SpaceId,
+        over: u64,
+    ) -> Result<(u64, u64)> {
+        let prefix = schema::space_revisions_prefix(id);
+        // The oldest so far, the youngest of them on top.
+        let mut window = BinaryHeap::new();
+        let mut bytes = 0u64;
+        let mut after = None;
+        loop {
+            let snapshot = self.inner.meta.snapshot().await?;
+            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
+            drop(snapshot);
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, record) in &page {
+                let state: FileState = schema::decode(key, &record.value)?;
+                let Some((node, number)) = schema::revision_parts(key) else { continue };
+                window.push((state.modified, node, number, state.size));
+                bytes = bytes.saturating_add(state.size);
+                // The youngest is not needed if the others are enough.
+                while let Some((.., size)) = window.peek()
+                    && (window.len() > TRIM_WINDOW || bytes.saturating_sub(*size) >= over)
+                {
+                    bytes = bytes.saturating_sub(*size);
+                    window.pop();
+                }
+            }
+        }
+        // Those of one file go together: the fewer commits.
+        let mut files: BTreeMap<NodeId, Vec<u64>> = BTreeMap::new();
+        for (_, node, number, _) in window.into_sorted_vec() {
+            files.entry(node).or_default().push(number);
+        }
+        let (mut count, mut gone) = (0, 0);
+        for (node, numbers) in files {
+            for batch in numbers.chunks(REVISIONS_BATCH) {
+                let (some, size) = self.remove_revisions_of(id, node, batch).await?;
+                count += some;
+                gone += size;
+                job.live.advance(some);
+            }
+        }
+        Ok((count, gone))
+    }
+
+    /// Removes these older revisions of a file, as far as they are there.
+    async fn remove_revisions_of(
         &self,
         id: SpaceId,
-        age: Option<(Timestamp, Duration)>,
-    ) -> Result<()> {
+        node: NodeId,
+        numbers: &[u64],
+    ) -> Result<(u64, u64)> {
+        let (removed, _) = transact!(self, id, |txn| {
+            let record = txn.get::<Space>(&schema::space_key(id)).await?;
+            let Some(space) = record else { return Ok((0, 0)) };
+            txn.hold(schema::space_key(id), space.version);
+            let room = Room::of_system(id, space.value, txn.now);
+            // In the trash, or gone: its revisions go with it.
+            let Some(found) = self.find_attached(&txn, &room, node).await? else {
+                return Ok((0, 0));
+            };
+            let mut old = Vec::new();
+            for number in numbers {
+                let key = schema::revision_key(id, node, *number);
+                old.extend(txn.get::<FileState>(&key).await?.map(|stored| stored.value));
+            }
+            if old.is_empty() {
+                return Ok((0, 0));
+            }
+            txn.frees();
+            revision::remove_older(&mut txn, id, &room, &found, &old).await?;
+            (old.len() as u64, old.iter().map(|state| state.size).sum())
+        });
+        Ok(removed)
+    }
+
+    /// Removes older revisions past their age.
+    async fn expire_revisions(&self, id: SpaceId, now: Timestamp, keep: Duration) -> Result<()> {
         let prefix = schema::space_revisions_prefix(id);
         let mut after = None;
         loop {
@@ -211,14 +335,14 @@ impl Larder {
             let mut nodes = Vec::new();
             for (key, record) in &page {
                 let state: FileState = schema::decode(key, &record.value)?;
-                let old = age.is_none_or(|(now, keep)| now.since(state.modified) >= keep);
+                let old = now.since(state.modified) >= keep;
                 if let (true, Some((node, _))) = (old, schema::revision_parts(key)) {
                     nodes.push(node);
                 }
             }
             nodes.dedup();
             for node in nodes {
-                self.expire_revisions_of(id, node, age).await?;
+                self.expire_revisions_of(id, node, now, keep).await?;
             }
         }
     }
@@ -226,31 +350,27 @@ impl Larder {
     async fn expire_revisions_of(
         &self,
         id: SpaceId,
-        node: larder_base::id::NodeId,
-        age: Option<(Timestamp, Duration)>,
+        node: NodeId,
+        now: Timestamp,
+        keep: Duration,
     ) -> Result<()> {
         loop {
             let (removed, _) = transact!(self, id, |txn| {
                 let record = txn.get::<Space>(&schema::space_key(id)).await?;
                 let Some(space) = record else { return Ok(()) };
                 txn.hold(schema::space_key(id), space.version);
-                let target = Target::Node(node);
-                let found = match self.find(&*txn.snapshot, id, &space.value, &target).await {
-                    Ok(Some(found)) => found,
-                    // In the trash, or gone: its revisions go with it.
-                    Ok(None) => return Ok(()),
-                    Err(error) if error.kind() == larder_base::ErrorKind::NotFound => {
-                        return Ok(());
-                    }
-                    Err(error) => return Err(error),
+                let room = Room::of_system(id, space.value, txn.now);
+                // In the trash, or gone: its revisions go with it.
+                let Some(found) = self.find_attached(&txn, &room, node).await? else {
+                    return Ok(());
                 };
                 let mut old = revision::oldest(&txn, id, node, REVISIONS_BATCH).await?;
-                old.retain(|state| age.is_none_or(|(now, keep)| now.since(state.modified) >= keep));
+                old.retain(|state| now.since(state.modified) >= keep);
                 if old.is_empty() {
                     return Ok(());
                 }
                 txn.frees();
-                revision::remove_older(&mut txn, id, &space.value, &found, &old).await?;
+                revision::remove_older(&mut txn, id, &room, &found, &old).await?;
                 old.len()
             });
             if removed < REVISIONS_BATCH {

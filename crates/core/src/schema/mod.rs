@@ -18,11 +18,17 @@
 //! | `tr` | space, item | [`Trashed`] | trash |
 //! | `qs` | space, lane | counters: live, reserved, retained | quota |
 //! | `us`, `un` | user; name | [`User`]; its id | identity |
-//! | `ak`, `uk` | key; user and key | [`ApiKey`]; nothing | identity |
+//! | `ak`, `uk`, `ks`, `kn`, `ku`, `ut` | see [`identity`]: credentials | | identity |
+//! | `gr`, `gn`, `gm`, `ug`, `mk` | see [`identity`]: groups, master key | | identity |
+//! | `sg` to `sy` | | see [`share`] | share |
+//! | `cf`, `cb` | see [`feed`] | | all that change a tree; job::feed |
 //! | `jb` | job | [`Job`] | job |
+//! | `jc` `jd` `jx` `lc` `lw` `en` `ex` `oc` `ox` | see [`policy`] | | job, lifecycle, ... |
+//! | `lo`, `lx` | see [`load`] | | dump |
 //! | `le` | name | [`Lease`] | lease |
 //! | `ri` | incarnation | nothing | job::collect |
 //! | `rt` | | a time | job::retention |
+//! | `se` `su` `sc` `sd` `up` `uq` `ow` | see [`session`] | | session |
 //! | `gw`, `op` | incarnation; operation | see `meta::spec` | open; meta |
 //!
 //! The split that matters (docs/transactions.md section 2): authority (`au`, cold), identity and
@@ -43,12 +49,43 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, Result};
 
+mod feed;
+mod identity;
+mod load;
+mod policy;
 mod record;
+pub(crate) mod session;
+mod share;
 
+pub(crate) use feed::{
+    ChangeRecord, FeedBase, change_key, changes_prefix, feed_base_key, is_changes_prefix,
+};
+pub(crate) use identity::{
+    Credential, Group, MasterRecord, Member, Secrets, StoredSecret, access_key_key,
+    additions_key, decode_credential, encode_credential, group_key, group_name_key, groups_prefix,
+    master_key, member_key, members_prefix, secrets_key, used_key, user_group_key,
+    user_groups_prefix,
+};
+pub(crate) use load::{
+    LoadOf, LoadState, WHOLE_LOAD, load_key, load_of_space, loads_prefix, put_off_key,
+    put_off_prefix,
+};
+pub(crate) use policy::{
+    Cancel, Done, Expiry, FinishedJob, JobEnd, JobNote, Lifecycle, Walked, expires_key,
+    expires_prefix, expiry_key, finished_job_key, finished_jobs_prefix, job_cancel_key,
+    job_note_key, lifecycle_key, lifecycles_prefix, remembered_count_key, remembered_key,
+    remembered_prefix, time_of, walked_key,
+};
+pub(crate) use session::{Owner, Part, Session, SessionKind, SessionResult, SessionTarget};
 pub(crate) use record::{
     ApiKey, Authority, Blob, BlobState, ChunkRef, Content, DirState, Dirent, DirentBody, FileState,
-    Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, Space, SpaceState, Trashed,
+    Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, RefState, Space, SpaceState, Trashed,
     TrashedBody, User, etag_head,
+};
+pub(crate) use share::{
+    Grant, Link, Shared, grant_key, grant_place, grant_principal, grants_prefix, link_downloads_key, link_key,
+    link_token_key, principal_grants_prefix, shared_at_key, shared_at_prefix, shared_by_key,
+    shared_by_prefix, shared_in_prefix, shared_key,
 };
 
 /// Format of every value below; a newer one is refused.
@@ -101,20 +138,27 @@ pub(crate) fn encode_blob(blob: &Blob) -> Bytes {
 
 /// The blob of a stored form; inline bytes share its memory.
 pub(crate) fn decode_blob(key: &[u8], bytes: &Bytes) -> Result<Blob> {
-    let corrupt = || {
-        let key = Bytes::copy_from_slice(key);
-        let detail = format!("record {} is damaged", key.escape_ascii());
-        Error::new(larder_base::ErrorKind::Corrupt, detail)
-    };
-    let Some((&FORMAT, rest)) = bytes.split_first() else { return Err(corrupt()) };
-    let (mut blob, body) = postcard::take_from_bytes::<Blob>(rest).map_err(|_| corrupt())?;
+    let (mut blob, body) = decode_tail::<Blob>(key, bytes)?;
     if let Content::Inline(bytes_of_body) = &mut blob.content {
-        *bytes_of_body = bytes.slice_ref(body);
-        if bytes_of_body.len() as u64 != blob.size {
-            return Err(corrupt());
+        if body.len() as u64 != blob.size {
+            return Err(damaged(key));
         }
+        *bytes_of_body = body;
     }
     Ok(blob)
+}
+
+/// The record at the start of a stored form, and what comes behind it.
+fn decode_tail<T: DeserializeOwned>(key: &[u8], bytes: &Bytes) -> Result<(T, Bytes)> {
+    let Some((&FORMAT, rest)) = bytes.split_first() else { return Err(damaged(key)) };
+    let (value, tail) = postcard::take_from_bytes(rest).map_err(|_| damaged(key))?;
+    Ok((value, bytes.slice_ref(tail)))
+}
+
+fn damaged(key: &[u8]) -> Error {
+    let key = Bytes::copy_from_slice(key);
+    let detail = format!("record {} is damaged", key.escape_ascii());
+    Error::new(larder_base::ErrorKind::Corrupt, detail)
 }
 
 /// Builds a key from a family and its parts.
@@ -174,6 +218,20 @@ pub(crate) fn dirent_key(space: SpaceId, parent: NodeId, name: &EntryName) -> By
 /// Prefix of all entries of a directory.
 pub(crate) fn dirents_prefix(space: SpaceId, parent: NodeId) -> Bytes {
     key(*b"de", &[space.as_bytes(), parent.as_bytes()])
+}
+
+/// Prefix of the entries of all directories of a space.
+pub(crate) fn space_dirents_prefix(space: SpaceId) -> Bytes {
+    key(*b"de", &[space.as_bytes()])
+}
+
+/// The directory in the key of a directory entry.
+pub(crate) fn dirent_parent(key: &[u8]) -> Result<NodeId> {
+    let parent = key.get(2 + 16..2 + 16 + 16).and_then(|bytes| bytes.try_into().ok());
+    let parent = parent.ok_or_else(|| {
+        Error::new(larder_base::ErrorKind::Corrupt, "directory entry without a directory")
+    })?;
+    Ok(NodeId::from_bytes(parent))
 }
 
 /// The name in the key of a directory entry.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use larder_base::{
     Timestamp,
     digest::Sha256,
-    id::{BlobId, ChunkId, Incarnation, InstanceId, NodeId, ServerId, SpaceId, TrashId, UserId},
+    id::{BlobId, ChunkId, GroupId, Incarnation, InstanceId, NodeId, ServerId, SpaceId, TrashId, UserId},
     name::EntryName,
 };
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,16 @@ pub(crate) struct Dirent {
 pub(crate) enum DirentBody {
     Dir,
     File(FileState),
+    /// A leaf that stands for a node of another space, or of elsewhere in this one.
+    Ref(RefState),
+}
+
+/// What a reference stands for: ids, never a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefState {
+    pub(crate) space: SpaceId,
+    pub(crate) node: NodeId,
+    pub(crate) created: Timestamp,
 }
 
 impl Dirent {
@@ -88,6 +98,7 @@ impl Dirent {
         match self.body {
             DirentBody::Dir => EntryKind::Dir,
             DirentBody::File(_) => EntryKind::File,
+            DirentBody::Ref(_) => EntryKind::Ref,
         }
     }
 }
@@ -265,8 +276,8 @@ pub(crate) struct Job {
     pub(crate) detail: Option<String>,
 }
 
-/// What a job does.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What a job does. New kinds come last: the place of a kind is what is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum JobWork {
     /// Removes what is left of a trash item.
     Purge { space: SpaceId, item: TrashId },
@@ -274,6 +285,20 @@ pub(crate) enum JobWork {
     Unstage { space: SpaceId, root: NodeId, owner: Incarnation },
     /// Removes what is left of a space.
     PurgeSpace { space: SpaceId },
+    /// Reads every chunk and verifies it.
+    Scrub,
+    /// Proves every invariant again.
+    Check,
+    /// Frees what nothing refers to.
+    Collect,
+    /// Applies the lifecycle rules of a space, or of all.
+    Lifecycle { space: Option<SpaceId> },
+    /// Brings what a space retains below its limit.
+    Trim { space: SpaceId },
+    /// Removes what is left of a user.
+    ForgetUser { user: UserId },
+    /// Removes what is left of a group.
+    ForgetGroup { group: GroupId },
 }
 
 /// How far a job is.

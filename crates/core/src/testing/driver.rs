@@ -72,6 +72,11 @@ impl Driver {
         Self { fixture, spaces: refs, known: Arc::default() }
     }
 
+    /// The same operations on a store that has the same spaces.
+    pub fn over(&self, fixture: Fixture) -> Self {
+        Self { fixture, ..self.clone() }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

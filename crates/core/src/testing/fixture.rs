@@ -25,7 +25,7 @@ use larder_meta::{
 
 use crate::{
     Caller, CheckReport, Conditions, Config, Entry, FirstUser, Larder, LimitsChange, ListOptions,
-    NewSpace, NewUser, PolicyChange, RestoreOptions, Result, RevisionInfo, SpaceChange, SpaceKind,
+    MasterKey, NewSpace, NewUser, PolicyChange, RestoreOptions, Result, RevisionInfo, SpaceChange, SpaceKind,
     SpaceLimits, SpaceRef, Stores, Target, TrashItem, Upload, UploadOptions, Usage, Written,
     schema, txn,
 };
@@ -80,15 +80,46 @@ impl Fixture {
         Self::open(meta, Arc::new(store.expect("open chunk store")), env).await
     }
 
+    /// Over engines in memory, with other settings.
+    pub async fn tuned(tune: impl FnOnce(&mut Config)) -> Self {
+        let env = Env::system();
+        let meta: Arc<dyn MetaStore> = Arc::new(MemoryStore::new());
+        Larder::bootstrap(&*meta, &env).await.expect("bootstrap");
+        let chunks = MemoryChunks::new(ServerId::new(&env), BufferPool::new(16 << 20));
+        let store: Arc<dyn ChunkStore> = Arc::new(chunks.clone());
+        Self { chunks: Some(chunks), ..Self::open_tuned(meta, store, env, tune).await }
+    }
+
     async fn open(meta: Arc<dyn MetaStore>, store: Arc<dyn ChunkStore>, env: Env) -> Self {
+        Self::open_tuned(meta, store, env, |_| {}).await
+    }
+
+    async fn open_tuned(
+        meta: Arc<dyn MetaStore>,
+        store: Arc<dyn ChunkStore>,
+        env: Env,
+        tune: impl FnOnce(&mut Config),
+    ) -> Self {
         let first = FirstUser { name: "root".to_owned(), password: Some(PASSWORD.to_owned()) };
         // Jobs run when there is work, and else when a test says so.
-        let config = Config { collect_interval: Duration::from_secs(3600), ..Config::default() };
+        let mut config = Config {
+            collect_interval: Duration::from_secs(3600),
+            // One for all fixtures, so that a restart finds it again.
+            master_key: MasterKey::parse(&"ab".repeat(32)),
+            ..Config::default()
+        };
+        tune(&mut config);
         let stores = Stores::new(vec![store]).expect("a store");
         let opened = Larder::open(config, Arc::clone(&meta), stores, first, env.clone()).await;
         let (larder, _) = opened.expect("open");
         let root = caller(&*meta, "root").await;
         Self { larder, root, env, meta, chunks: None }
+    }
+
+    /// The same store when its users are others than before.
+    pub async fn with_other_users(self) -> Self {
+        let root = caller(&*self.meta, "root").await;
+        Self { root, ..self }
     }
 
     /// Another user, without rights of administration.
@@ -295,6 +326,8 @@ async fn caller(meta: &dyn MetaStore, name: &str) -> Caller {
         record: user.version,
         scope: crate::Scope::full(),
         credential: None,
+        link: None,
+        priority: crate::Priority::DEFAULT,
     }
 }
 

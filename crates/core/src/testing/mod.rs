@@ -22,6 +22,7 @@ pub mod generate;
 pub mod history;
 pub mod model;
 pub mod op;
+mod people;
 pub mod steps;
 
 pub use driver::{Driver, Observed};

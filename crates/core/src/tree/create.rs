@@ -7,7 +7,7 @@ use larder_base::{
     id::{NodeId, SpaceId},
     name::{EntryName, TreePath},
 };
-use larder_meta::FieldOp;
+use larder_meta::{FieldOp, Snapshot};
 
 use crate::{
     Larder,
@@ -15,8 +15,11 @@ use crate::{
     caller::Caller,
     entry::{Entry, SpaceRef},
     error::{Error, Result},
-    schema::{self, Authority, DirState, Dirent, DirentBody, Location, Place, Space},
-    tree::lookup::{self, Chain},
+    feed::{ChangeKind, Happened},
+    idempotency::{self, KeptEntry},
+    room::Room,
+    schema::{self, Authority, DirState, Dirent, DirentBody, Location, Place},
+    tree::lookup::{self, Chain, through},
     txn::{Txn, transact},
 };
 
@@ -33,40 +36,66 @@ impl Larder {
         path: &TreePath,
         parents: bool,
     ) -> Result<(Entry, bool)> {
-        let id = self.locate_space(caller, space).await?;
-        let (made, revision) = transact!(self, id, |txn| {
-            let space = self.enter_space(&mut txn, caller, id, Right::Write).await?;
-            match self.create_dir_once(&mut txn, id, &space, path, parents).await? {
-                Made::New(node) => node,
-                Made::Existing(entry) => return Ok((entry, false)),
+        if let Some(before) = idempotency::entry_before()? {
+            return Ok(before);
+        }
+        through!(|space, path| self.create_dir_at(caller, space, path, parents))
+    }
+
+    async fn create_dir_at(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+        parents: bool,
+    ) -> Result<(Entry, bool)> {
+        let at = self.locate(caller, space).await?;
+        let id = at.space;
+        let ((node, shown, now), revision) = transact!(self, id, |txn| {
+            let room = self.enter_room(&mut txn, caller, at.clone(), Right::Create).await?;
+            match self.create_dir_once(&mut txn, &room, path, parents).await? {
+                Made::New((node, shown, now)) => {
+                    // The version of its statistics is that of the commit.
+                    let stat = [0, 0, 0, now.millis()];
+                    let entry = lookup::dir_entry(id, shown.clone(), node, &stat, None);
+                    txn.outcome(&KeptEntry::of(&entry, true));
+                    (node, shown, now)
+                }
+                Made::Existing(entry) => {
+                    self.record_operation(&KeptEntry::of(&entry, false)).await?;
+                    return Ok((entry, false));
+                }
             }
         });
-        let now = made.1;
         let stat = [0, 0, 0, now.millis()];
         let version = Some(larder_meta::Version(revision.0));
-        Ok((lookup::dir_entry(id, path.clone(), made.0, &stat, version), true))
+        Ok((lookup::dir_entry(id, shown, node, &stat, version), true))
     }
 
     async fn create_dir_once(
         &self,
         txn: &mut Txn,
-        id: SpaceId,
-        space: &Space,
+        room: &Room,
         path: &TreePath,
         parents: bool,
     ) -> Result<Made> {
         let snapshot = txn.snapshot.clone();
         let Some((name, above)) = path.split_last() else {
-            let root = Dirent { node: space.root, body: DirentBody::Dir };
-            let entry = lookup::entry(&*snapshot, id, TreePath::root(), &root).await?;
-            return if parents { Ok(Made::Existing(entry)) } else { Err(exists(space.root)) };
+            let chain = lookup::resolve_dir(&*snapshot, room, &[]).await?;
+            let root = Dirent { node: chain.dir(), body: DirentBody::Dir };
+            let shown = room.at.shown.clone();
+            let entry = lookup::entry(&*snapshot, room.id, shown, &root).await?;
+            return if parents { Ok(Made::Existing(entry)) } else { Err(exists(chain.dir())) };
         };
-        let mut place = self.open_parent(txn, id, space, above, parents).await?;
+        let place = open_parent(&*snapshot, room, above, parents).await;
+        let mut place = place.map_err(|error| error.below(name))?;
+        place.chain.require()?;
         if place.missing.is_empty()
             && let Some(dirent) = lookup::child(&*snapshot, &place.chain, name).await?
         {
             if parents && dirent.value.kind() == crate::EntryKind::Dir {
-                let entry = lookup::entry(&*snapshot, id, path.clone(), &dirent.value).await?;
+                let shown = place.chain.join(name);
+                let entry = lookup::entry(&*snapshot, room.id, shown, &dirent.value).await?;
                 return Ok(Made::Existing(entry));
             }
             return Err(exists(dirent.value.node));
@@ -74,36 +103,7 @@ impl Larder {
         place.missing.push(name.clone());
         let made = self.make_missing(txn, &place).await?;
         let node = made.last().copied().unwrap_or(place.chain.dir());
-        Ok(Made::New((node, txn.now)))
-    }
-
-    /// The deepest directory on `names` that exists, and the names below it that do not, which
-    /// is an error unless `parents`.
-    pub(crate) async fn open_parent(
-        &self,
-        txn: &Txn,
-        id: SpaceId,
-        space: &Space,
-        names: &[EntryName],
-        parents: bool,
-    ) -> Result<OpenPlace> {
-        let snapshot = txn.snapshot.clone();
-        let mut chain = lookup::root_chain(&*snapshot, id, space).await?;
-        for (i, name) in names.iter().enumerate() {
-            match lookup::child(&*snapshot, &chain, name).await? {
-                Some(dirent) => {
-                    lookup::descend(&*snapshot, &mut chain, name, &dirent.value).await?;
-                }
-                None if parents => {
-                    let missing = names.get(i..).unwrap_or_default().to_vec();
-                    return Ok(OpenPlace { chain, missing });
-                }
-                None => {
-                    return Err(no_parent(name.as_str()));
-                }
-            }
-        }
-        Ok(OpenPlace { chain, missing: Vec::new() })
+        Ok(Made::New((node, place.chain.shown_path(&place.missing), txn.now)))
     }
 
     /// Makes the missing directories of `place`, each in the one before, and answers them.
@@ -132,6 +132,10 @@ impl Larder {
             lookup::raise(txn, space, node, below);
             parent = node;
             made.push(node);
+            let names = place.missing.get(..=i).unwrap_or_default();
+            let path = TreePath::of_entry([place.chain.path(), names].concat());
+            let dirent = Dirent { node, body: DirentBody::Dir };
+            txn.change(space, Happened::to(&dirent, ChangeKind::Created, &path));
         }
         if depth > 0 {
             let levels = i64::try_from(depth).unwrap_or(0);
@@ -159,8 +163,37 @@ impl Larder {
     }
 }
 
-/// Most directories that one request makes: each is three records of a transaction.
-const MISSING_MAX: usize = 30;
+/// The deepest directory on `names` that exists, and the names below it that do not, which is an
+/// error unless `parents`. Whether the caller may use it is asked later, at the latest when its
+/// chain is held.
+pub(crate) async fn open_parent(
+    snapshot: &dyn Snapshot,
+    room: &Room,
+    names: &[EntryName],
+    parents: bool,
+) -> Result<OpenPlace> {
+    let mut chain = lookup::root_chain(snapshot, room).await?;
+    for (i, name) in names.iter().enumerate() {
+        match lookup::child(snapshot, &chain, name).await? {
+            Some(dirent) => {
+                let rest = names.get(i + 1..).unwrap_or_default();
+                lookup::descend(snapshot, room, &mut chain, name, &dirent.value, rest).await?;
+            }
+            None if parents => {
+                let missing = names.get(i..).unwrap_or_default().to_vec();
+                return Ok(OpenPlace { chain, missing });
+            }
+            None => return Err(chain.hide(no_parent(name.as_str()))),
+        }
+    }
+    Ok(OpenPlace { chain, missing: Vec::new() })
+}
+
+/// Names tried when something may take another one than it wants.
+const RENAMES_MAX: u32 = 100;
+
+/// Most directories that one request makes: each is four records of a transaction.
+const MISSING_MAX: usize = 25;
 
 /// A place to make something in.
 #[derive(Debug)]
@@ -171,7 +204,7 @@ pub(crate) struct OpenPlace {
 }
 
 enum Made {
-    New((NodeId, larder_base::Timestamp)),
+    New((NodeId, TreePath, larder_base::Timestamp)),
     Existing(Entry),
 }
 
@@ -183,4 +216,22 @@ pub(crate) fn no_parent(name: &str) -> Error {
 /// The name is taken by `node`.
 pub(crate) fn exists(node: NodeId) -> Error {
     Error::new(ErrorKind::AlreadyExists, "the name is taken").with_existing(node)
+}
+
+/// `name`, or the first of `name (2)`, `name (3)`, ... that is free.
+pub(crate) async fn free_name(txn: &Txn, chain: &Chain, name: &EntryName, rename: bool) -> Result<EntryName> {
+    let mut candidate = name.clone();
+    for number in 2..=RENAMES_MAX {
+        match lookup::child(&*txn.snapshot, chain, &candidate).await? {
+            None => return Ok(candidate),
+            Some(dirent) if !rename => return Err(exists(dirent.value.node)),
+            Some(_) => {}
+        }
+        let (stem, extension) = match name.as_str().rsplit_once('.') {
+            Some((stem, extension)) if !stem.is_empty() => (stem, format!(".{extension}")),
+            _ => (name.as_str(), String::new()),
+        };
+        candidate = EntryName::new(&format!("{stem} ({number}){extension}"))?;
+    }
+    Err(Error::new(ErrorKind::AlreadyExists, "no free name was found"))
 }

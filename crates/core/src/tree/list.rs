@@ -23,8 +23,9 @@ use crate::{
     entry::{Entry, EntryKind, ListOptions, Page, SpaceRef},
     error::{Error, Result},
     schema::{self, Dirent, DirentBody},
-    tree::lookup,
+    tree::lookup::{self, through},
     txn,
+    work::Class,
 };
 
 impl Larder {
@@ -38,24 +39,42 @@ impl Larder {
         path: &TreePath,
         options: &ListOptions,
     ) -> Result<Page<Entry>> {
-        let id = self.locate_space(caller, space).await?;
+        let _turn = match options.recursive {
+            true => Some(self.admit(caller, Class::List).await?),
+            false => None,
+        };
+        through!(|space, path| self.list_at(caller, space, path, options))
+    }
+
+    async fn list_at(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+        options: &ListOptions,
+    ) -> Result<Page<Entry>> {
+        let at = self.locate(caller, space).await?;
         let snapshot = self.inner.meta.snapshot().await?;
-        let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
-        let chain = lookup::resolve_dir(&*snapshot, id, &space, path.names()).await?;
+        let room = self.open_room(&*snapshot, caller, at, Right::Read).await?;
+        let chain = lookup::resolve_dir(&*snapshot, &room, path.names()).await?;
+        let base = &chain.shown_path(&[]);
         let limit = options.page_limit();
         let after = match &options.cursor {
             Some(cursor) => read_cursor(cursor)?.names().to_vec(),
             None => Vec::new(),
         };
-        let listing = Listing { snapshot: &*snapshot, space: id, base: path };
-        let entries = if options.recursive {
+        let listing = Listing { snapshot: &*snapshot, space: room.id, base };
+        let mut entries = if options.recursive {
             listing.walk(chain.dir(), &after, limit).await?
         } else {
             listing.flat(chain.dir(), after.last(), limit).await?
         };
+        for entry in entries.iter_mut().filter(|entry| entry.kind == EntryKind::Ref) {
+            *entry = self.with_target(&*snapshot, caller, entry.clone()).await?;
+        }
         let full = entries.len() == limit;
         let cursor = entries.last().filter(|_| full).map(|last| {
-            let below = last.path.names().get(path.names().len()..).unwrap_or_default();
+            let below = last.path.names().get(base.names().len()..).unwrap_or_default();
             write_cursor(below)
         });
         Ok(Page { entries, cursor })
@@ -191,6 +210,7 @@ impl Listing<'_> {
         let mut stats = keys.iter().zip(self.snapshot.get_many(&keys).await?);
         let entries = found.into_iter().map(|(path, dirent)| match &dirent.body {
             DirentBody::File(state) => Ok(lookup::file_entry(self.space, path, dirent.node, state)),
+            DirentBody::Ref(to) => Ok(lookup::ref_entry(self.space, path, dirent.node, to)),
             DirentBody::Dir => {
                 let (key, record) =
                     stats.next().ok_or_else(|| Error::internal("fewer records than keys"))?;

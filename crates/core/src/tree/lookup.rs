@@ -4,7 +4,14 @@
 //! proves at the commit that every directory on it is still where it was and attached (I-TREE-3,
 //! I-TREE-5). Walks are loops bounded by the depth limit, never recursion.
 //!
-//! Not here: permissions (`access`).
+//! A chain is made in a [`Room`] and knows what covers it: nothing that is found is answered, and
+//! no chain can be held, without the right that the room was opened for.
+//!
+//! References: a path that passes through one is answered by an error that names its target
+//! ([`through!`]); the operation is then done there, once. Paths that begin at a mounted node
+//! follow no further reference, so that there are no loops.
+//!
+//! Not here: who has which right (`room`).
 
 use larder_base::{
     ErrorKind, Timestamp,
@@ -16,11 +23,13 @@ use larder_meta::{FieldOp, Snapshot, Version};
 
 use crate::{
     Larder,
-    access::{Right, authorize},
+    access::Right,
     caller::Caller,
-    entry::{Entry, EntryKind, Etag, SpaceRef, Target},
-    error::{Error, Result},
-    schema::{self, Authority, DirState, Dirent, DirentBody, Location, Place, Space, SpaceState},
+    entry::{Entry, EntryKind, Etag, Mount, RefTarget, SpaceRef, Target},
+    error::{Error, Redirect, Result},
+    expiry,
+    room::{Cover, Located, Room},
+    schema::{self, Authority, DirState, Dirent, DirentBody, Location, Place, RefState},
     txn::{self, Stored, Txn},
 };
 
@@ -28,12 +37,44 @@ use crate::{
 /// a move compares, fit into a transaction.
 const CHAIN_COMPARES_MAX: usize = (TXN_ITEMS_MAX - 20) / 2;
 
+/// Does an operation with `space` and `path`; if the path passes through a reference, does it at
+/// the reference's target instead.
+macro_rules! through {
+    (|$space:ident, $path:ident| $call:expr) => {
+        match $call.await {
+            Ok(done) => Ok(done),
+            Err(error) => match error.into_redirect() {
+                Ok(redirect) => {
+                    let (mount, rest) = $crate::tree::lookup::mount(redirect);
+                    let ($space, $path) = (&mount, &rest);
+                    Box::pin($call).await
+                }
+                Err(error) => Err(error),
+            },
+        }
+    };
+}
+pub(crate) use through;
+
+/// Where to go on after a redirect.
+pub(crate) fn mount(redirect: Redirect) -> (SpaceRef, TreePath) {
+    let Redirect { space, node, rest, shown } = redirect;
+    (SpaceRef::Mount(Mount { space, node, shown }), TreePath::of_entry(rest))
+}
+
 /// The directories from the root of a space down to one of them, as one snapshot had them.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     pub(crate) space: SpaceId,
     links: Vec<Link>,
     path: Vec<EntryName>,
+    /// Names at its start that the caller does not see, because paths begin below them.
+    hidden: usize,
+    /// What the caller sees in their place.
+    shown: TreePath,
+    /// What the operation is, and what covers this place.
+    right: Right,
+    pub(crate) cover: Cover,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +86,29 @@ struct Link {
 /// An entry that a lookup found.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
+    /// Its cover includes a grant on the entry itself.
     pub(crate) parent: Chain,
+    /// What covers the directory that it is in: to take it from there, that must be enough.
+    pub(crate) above: Cover,
     pub(crate) name: EntryName,
     pub(crate) dirent: Stored<Dirent>,
+}
+
+impl Found {
+    /// Demands that the caller may take it from its place, now and at the commit.
+    pub(crate) fn hold_above(&self, txn: &mut Txn) -> Result<()> {
+        self.above.require(Right::Write)?;
+        self.above.hold(txn);
+        Ok(())
+    }
+
+    /// Its path as the caller sees it.
+    pub(crate) fn path(&self, room: &Room) -> TreePath {
+        if room.at.base == Some(self.dirent.value.node) {
+            return room.at.shown.clone();
+        }
+        self.parent.join(&self.name)
+    }
 }
 
 impl Chain {
@@ -66,8 +127,30 @@ impl Chain {
         self.links.iter().any(|link| link.node == node)
     }
 
-    /// Demands that all of it is unchanged at the commit.
+    /// Whether the caller may do here what the operation is.
+    pub(crate) fn require(&self) -> Result<()> {
+        self.cover.require(self.right)
+    }
+
+    /// Counts in a grant on `node`, which stands in the directory at the end, for an operation
+    /// that needs `right` on it.
+    pub(crate) fn extend(&mut self, room: &Room, node: NodeId, right: Right) {
+        self.cover = room.cover(std::mem::replace(&mut self.cover, Cover::Nothing), node);
+        self.right = right;
+    }
+
+    /// The error to tell of something on the way here: where nothing is covered, none.
+    pub(crate) fn hide(&self, error: Error) -> Error {
+        match self.cover {
+            Cover::Nothing => Error::not_found("file or directory"),
+            Cover::Whole | Cover::Granted(..) => error,
+        }
+    }
+
+    /// Demands that all of it is unchanged at the commit, and what gave the right to use it too.
     pub(crate) async fn hold(&self, txn: &mut Txn) -> Result<()> {
+        self.require()?;
+        self.cover.hold(txn);
         if self.links.len() > CHAIN_COMPARES_MAX {
             let key = schema::topology_key(self.space);
             match txn.snapshot.get(&key).await? {
@@ -99,19 +182,29 @@ impl Chain {
         }
     }
 
-    /// The path of `name` in the directory at its end.
+    /// The path of `name` in the directory at its end, as the caller sees it.
     pub(crate) fn join(&self, name: &EntryName) -> TreePath {
-        let mut names = self.path.clone();
-        names.push(name.clone());
-        TreePath::of_entry(names)
+        self.shown_path(std::slice::from_ref(name))
     }
 
-    fn push(&mut self, node: NodeId, version: Version, name: EntryName) -> Result<()> {
+    /// The path of what lies below the directory at its end, as the caller sees it.
+    pub(crate) fn shown_path(&self, below: &[EntryName]) -> TreePath {
+        let seen = self.path.get(self.hidden..).unwrap_or_default();
+        TreePath::of_entry([self.shown.names(), seen, below].concat())
+    }
+
+    /// The path of `name` from the root of the space.
+    pub(crate) fn join_from_root(&self, name: &EntryName) -> TreePath {
+        TreePath::of_entry([&self.path[..], std::slice::from_ref(name)].concat())
+    }
+
+    fn push(&mut self, room: &Room, node: NodeId, version: Version, name: EntryName) -> Result<()> {
         if self.links.len() > PATH_DEPTH_MAX {
             return Err(Error::invalid("the path is too deep"));
         }
         self.links.push(Link { node, version });
         self.path.push(name);
+        self.cover = room.cover(std::mem::replace(&mut self.cover, Cover::Nothing), node);
         Ok(())
     }
 }
@@ -139,15 +232,18 @@ pub(crate) async fn authority(
         .ok_or_else(|| corrupt(format!("directory {dir} has no authority record")))
 }
 
-/// The chain of the root of a space.
-pub(crate) async fn root_chain(
-    snapshot: &dyn Snapshot,
-    id: SpaceId,
-    space: &Space,
-) -> Result<Chain> {
-    let root = authority(snapshot, id, space.root).await?;
-    let links = vec![Link { node: space.root, version: root.version }];
-    Ok(Chain { space: id, links, path: Vec::new() })
+/// The chain of the directory that paths begin at: the root of the space, or a node in it.
+pub(crate) async fn root_chain(snapshot: &dyn Snapshot, room: &Room) -> Result<Chain> {
+    if let Some(base) = room.at.base.filter(|base| *base != room.root) {
+        let mut chain = chain_of(snapshot, room, base).await?;
+        chain.hidden = chain.path.len();
+        return Ok(chain);
+    }
+    let root = authority(snapshot, room.id, room.root).await?;
+    let links = vec![Link { node: room.root, version: root.version }];
+    let cover = room.cover(room.cover_of_nothing(), room.root);
+    let (shown, right) = (room.at.shown.clone(), room.right);
+    Ok(Chain { space: room.id, links, path: Vec::new(), hidden: 0, shown, right, cover })
 }
 
 /// Goes one step down; `None` if there is no such entry.
@@ -159,34 +255,70 @@ pub(crate) async fn child(
     txn::get(snapshot, &schema::dirent_key(chain.space, chain.dir(), name)).await
 }
 
-/// Steps into the directory that `dirent` stands for.
+/// Steps into the directory that `dirent` stands for, on the way to the names `rest` below it.
 pub(crate) async fn descend(
     snapshot: &dyn Snapshot,
+    room: &Room,
     chain: &mut Chain,
     name: &EntryName,
     dirent: &Dirent,
+    rest: &[EntryName],
 ) -> Result<()> {
-    if dirent.kind() != EntryKind::Dir {
-        let detail = format!("`{name}` is a file, not a directory");
-        return Err(Error::new(ErrorKind::WrongType, detail));
+    match &dirent.body {
+        DirentBody::Dir => {
+            let authority = authority(snapshot, chain.space, dirent.node).await?;
+            chain.push(room, dirent.node, authority.version, name.clone())
+        }
+        DirentBody::Ref(to) => Err(chain.hide(leave(room, chain, name, *to, rest))),
+        DirentBody::File(_) => {
+            let detail = format!("`{name}` is a file, not a directory");
+            Err(chain.hide(Error::new(ErrorKind::WrongType, detail)))
+        }
     }
-    let authority = authority(snapshot, chain.space, dirent.node).await?;
-    chain.push(dirent.node, authority.version, name.clone())
 }
 
-/// The chain of the directory at `names`.
+/// The way on from a reference called `name`: to the names `rest` below its target.
+pub(crate) fn leave(
+    room: &Room,
+    chain: &Chain,
+    name: &EntryName,
+    to: RefState,
+    rest: &[EntryName],
+) -> Error {
+    let error = Error::new(ErrorKind::WrongType, format!("`{name}` is a reference"));
+    // Within what a reference or a link opens, further references are shown and not followed.
+    if room.at.base.is_some() {
+        return error;
+    }
+    let shown = chain.join(name);
+    error.with_redirect(Redirect { space: to.space, node: to.node, rest: rest.to_vec(), shown })
+}
+
+/// The chain of the directory at `names`, for an operation that the room's right allows there.
 pub(crate) async fn resolve_dir(
     snapshot: &dyn Snapshot,
-    id: SpaceId,
-    space: &Space,
+    room: &Room,
     names: &[EntryName],
 ) -> Result<Chain> {
-    let mut chain = root_chain(snapshot, id, space).await?;
-    for name in names {
+    let chain = walk(snapshot, room, names, &[]).await?;
+    chain.require()?;
+    Ok(chain)
+}
+
+/// The chain of the directory at `names`, on the way to `below`.
+async fn walk(
+    snapshot: &dyn Snapshot,
+    room: &Room,
+    names: &[EntryName],
+    below: &[EntryName],
+) -> Result<Chain> {
+    let mut chain = root_chain(snapshot, room).await?;
+    for (i, name) in names.iter().enumerate() {
         let dirent = child(snapshot, &chain, name)
             .await?
             .ok_or_else(|| Error::not_found("file or directory"))?;
-        descend(snapshot, &mut chain, name, &dirent.value).await?;
+        let rest = [names.get(i + 1..).unwrap_or_default(), below].concat();
+        descend(snapshot, room, &mut chain, name, &dirent.value, &rest).await?;
     }
     Ok(chain)
 }
@@ -194,31 +326,48 @@ pub(crate) async fn resolve_dir(
 /// The entry at `path`, which is not the root.
 pub(crate) async fn resolve(
     snapshot: &dyn Snapshot,
-    id: SpaceId,
-    space: &Space,
+    room: &Room,
     path: &TreePath,
 ) -> Result<Found> {
     let (name, parents) =
         path.split_last().ok_or_else(|| Error::invalid("this cannot be done to a root"))?;
-    let parent = resolve_dir(snapshot, id, space, parents).await?;
+    let parent = walk(snapshot, room, parents, std::slice::from_ref(name)).await?;
     let dirent = child(snapshot, &parent, name)
         .await?
         .ok_or_else(|| Error::not_found("file or directory"))?;
-    Ok(Found { parent, name: name.clone(), dirent })
+    found(room, parent, name.clone(), dirent)
 }
 
-/// The chain of a directory by its id; `NotFound` unless it is attached.
+/// What stands in the way at a place that is to be written to.
+pub(crate) fn found_in(chain: &Chain, name: EntryName, dirent: Stored<Dirent>) -> Found {
+    Found { parent: chain.clone(), above: chain.cover.clone(), name, dirent }
+}
+
+/// What was found, if the caller may do with it what the operation is.
+fn found(
+    room: &Room,
+    mut parent: Chain,
+    name: EntryName,
+    dirent: Stored<Dirent>,
+) -> Result<Found> {
+    let above = parent.cover.clone();
+    parent.cover = room.cover(parent.cover, dirent.value.node);
+    parent.require()?;
+    Ok(Found { parent, above, name, dirent })
+}
+
+/// The chain of a directory by its id; `NotFound` unless it is attached. The caller asks it for
+/// the right that is needed.
 pub(crate) async fn chain_of(
     snapshot: &dyn Snapshot,
-    id: SpaceId,
-    space: &Space,
+    room: &Room,
     dir: NodeId,
 ) -> Result<Chain> {
     let mut links = Vec::new();
     let mut path = Vec::new();
     let mut node = dir;
     for _ in 0..=PATH_DEPTH_MAX {
-        let key = schema::authority_key(id, node);
+        let key = schema::authority_key(room.id, node);
         let stored = txn::get::<Authority>(snapshot, &key)
             .await?
             .ok_or_else(|| Error::not_found("directory"))?;
@@ -231,10 +380,10 @@ pub(crate) async fn chain_of(
                 path.push(name);
                 node = parent;
             }
-            None if node == space.root => {
+            None if node == room.root => {
                 links.reverse();
                 path.reverse();
-                return Ok(Chain { space: id, links, path });
+                return Ok(complete(room, links, path));
             }
             None => return Err(corrupt(format!("directory {node} is a second root"))),
         }
@@ -242,62 +391,56 @@ pub(crate) async fn chain_of(
     Err(corrupt(format!("directory {dir} lies deeper than a tree can be")))
 }
 
+/// A chain of these links, from the root down.
+fn complete(room: &Room, links: Vec<Link>, path: Vec<EntryName>) -> Chain {
+    let nothing = room.cover_of_nothing();
+    let cover = links.iter().fold(nothing, |cover, link| room.cover(cover, link.node));
+    // The base is on it as often as the caller came through it; else ids are shown from the root.
+    let below = room.at.base.and_then(|base| links.iter().position(|link| link.node == base));
+    let hidden = below.unwrap_or(0);
+    let (shown, right) = (room.at.shown.clone(), room.right);
+    Chain { space: room.id, links, path, hidden, shown, right, cover }
+}
+
 impl Larder {
     /// The id of the space that a request names; makes the caller's home at its first use.
     pub(crate) async fn locate_space(&self, caller: &Caller, space: &SpaceRef) -> Result<SpaceId> {
+        Ok(self.locate(caller, space).await?.space)
+    }
+
+    /// Where the paths of a request begin.
+    pub(crate) async fn locate(&self, caller: &Caller, space: &SpaceRef) -> Result<Located> {
+        let missing = || Error::not_found("space");
         match space {
-            SpaceRef::Id(id) => Ok(*id),
-            SpaceRef::Home => self.home(caller).await,
+            SpaceRef::Id(id) => Ok((*id).into()),
+            SpaceRef::Home if caller.link.is_some() => Err(missing()),
+            SpaceRef::Home => Ok(self.home(caller).await?.into()),
             SpaceRef::Name(name) => {
                 let snapshot = self.inner.meta.snapshot().await?;
                 let found = txn::get::<SpaceId>(&*snapshot, &schema::space_name_key(name)).await?;
-                Ok(found.ok_or_else(|| Error::not_found("space"))?.value)
+                Ok(found.ok_or_else(missing)?.value.into())
+            }
+            SpaceRef::Link => {
+                let link = caller.link.ok_or_else(missing)?;
+                let (base, shown) = (Some(link.node), TreePath::root());
+                Ok(Located { space: link.space, base, shown })
+            }
+            SpaceRef::Mount(Mount { space, node, shown }) => {
+                Ok(Located { space: *space, base: Some(*node), shown: shown.clone() })
             }
         }
     }
 
-    /// Reads a space and checks that the caller may do this with it.
-    pub(crate) async fn read_space(
-        &self,
-        snapshot: &dyn Snapshot,
-        caller: &Caller,
-        id: SpaceId,
-        right: Right,
-    ) -> Result<Stored<Space>> {
-        let found = txn::get::<Space>(snapshot, &schema::space_key(id)).await?;
-        let space = found.ok_or_else(|| Error::not_found("space"))?;
-        if space.value.state == SpaceState::Purging {
-            return Err(Error::not_found("space"));
-        }
-        authorize(caller, &space.value, right)?;
-        Ok(space)
-    }
-
-    /// The same for a change: the space must be as it is until the commit.
-    pub(crate) async fn enter_space(
-        &self,
-        txn: &mut Txn,
-        caller: &Caller,
-        id: SpaceId,
-        right: Right,
-    ) -> Result<Space> {
-        let space = self.read_space(&*txn.snapshot, caller, id, right).await?;
-        txn.hold(schema::space_key(id), space.version);
-        // A right that is taken while the request runs is not used at its commit (P1).
-        txn.hold(schema::user_key(caller.user), caller.record);
-        txn.caller = Some(caller.user);
-        Ok(space.value)
-    }
-
-    /// The space of a target, without any check of rights: the next step has it.
-    pub(crate) async fn space_of(&self, caller: &Caller, target: &Target) -> Result<SpaceId> {
+    /// Where a target is, without any check of rights: the next step has it.
+    pub(crate) async fn space_of(&self, caller: &Caller, target: &Target) -> Result<Located> {
         match target {
-            Target::Path(space, _) => self.locate_space(caller, space).await,
+            Target::Path(space, _) => self.locate(caller, space).await,
             Target::Node(node) => {
                 let snapshot = self.inner.meta.snapshot().await?;
                 let key = schema::location_key(*node);
                 let location = txn::get::<Location>(&*snapshot, &key).await?;
-                Ok(location.ok_or_else(|| Error::not_found("file or directory"))?.value.space)
+                let missing = || Error::not_found("file or directory");
+                Ok(location.ok_or_else(missing)?.value.space.into())
             }
         }
     }
@@ -306,32 +449,104 @@ impl Larder {
     pub(crate) async fn find(
         &self,
         snapshot: &dyn Snapshot,
-        id: SpaceId,
-        space: &Space,
+        room: &Room,
         target: &Target,
     ) -> Result<Option<Found>> {
         match target {
-            Target::Path(_, path) if path.is_root() => Ok(None),
-            Target::Path(_, path) => Ok(Some(resolve(snapshot, id, space, path).await?)),
-            Target::Node(node) => find_node(snapshot, id, space, *node).await,
+            Target::Path(_, path) if path.is_root() => match room.at.base {
+                Some(base) => find_node(snapshot, room, base).await,
+                None => {
+                    root_chain(snapshot, room).await?.require()?;
+                    Ok(None)
+                }
+            },
+            Target::Path(_, path) => Ok(Some(resolve(snapshot, room, path).await?)),
+            Target::Node(node) => find_node(snapshot, room, *node).await,
         }
     }
 
-    /// The state of the entry or root that a target names.
+    /// The state of the entry or root that a target names. A reference is shown itself.
     pub async fn stat(&self, caller: &Caller, target: &Target) -> Result<Entry> {
-        let id = self.space_of(caller, target).await?;
-        let snapshot = self.inner.meta.snapshot().await?;
-        let space = self.read_space(&*snapshot, caller, id, Right::Read).await?.value;
-        match self.find(&*snapshot, id, &space, target).await? {
-            Some(found) => {
-                let path = found.parent.join(&found.name);
-                entry(&*snapshot, id, path, &found.dirent.value).await
-            }
-            None => {
-                let root = Dirent { node: space.root, body: DirentBody::Dir };
-                entry(&*snapshot, id, TreePath::root(), &root).await
-            }
+        match target {
+            Target::Path(space, path) => through!(|space, path| {
+                let target = Target::Path(space.clone(), path.clone());
+                async move { self.stat_at(caller, &target).await }
+            }),
+            Target::Node(_) => self.stat_at(caller, target).await,
         }
+    }
+
+    async fn stat_at(&self, caller: &Caller, target: &Target) -> Result<Entry> {
+        let at = self.space_of(caller, target).await?;
+        let snapshot = self.inner.meta.snapshot().await?;
+        let room = self.open_room(&*snapshot, caller, at, Right::Read).await;
+        let room = room.map_err(|error| hide_space(target, error))?;
+        let (id, found) = (room.id, self.find(&*snapshot, &room, target).await?);
+        let Some(found) = found else {
+            let root = Dirent { node: room.root, body: DirentBody::Dir };
+            return entry(&*snapshot, id, room.at.shown.clone(), &root).await;
+        };
+        let mut entry = entry(&*snapshot, id, found.path(&room), &found.dirent.value).await?;
+        if entry.kind == EntryKind::File {
+            entry.expires = expiry::of(&*snapshot, entry.id, entry.revision).await?;
+        }
+        self.with_target(&*snapshot, caller, entry).await
+    }
+
+    /// Where a path leads: past the reference on the way to its last name, if there is one.
+    pub(crate) async fn pass_reference(
+        &self,
+        caller: &Caller,
+        space: &SpaceRef,
+        path: &TreePath,
+    ) -> Result<(SpaceRef, TreePath)> {
+        let here = || (space.clone(), path.clone());
+        let Some((name, above)) = path.split_last() else { return Ok(here()) };
+        let at = self.locate(caller, space).await?;
+        let snapshot = self.inner.meta.snapshot().await?;
+        let room = self.open_room(&*snapshot, caller, at, Right::Read).await?;
+        match walk(&*snapshot, &room, above, std::slice::from_ref(name)).await {
+            Ok(_) => Ok(here()),
+            // Whatever else is wrong with the path, the operation itself says it.
+            Err(error) => Ok(error.into_redirect().map_or_else(|_| here(), mount)),
+        }
+    }
+
+    /// Adds what a reference stands for, as far as the caller may know of it.
+    pub(crate) async fn with_target(
+        &self,
+        snapshot: &dyn Snapshot,
+        caller: &Caller,
+        mut entry: Entry,
+    ) -> Result<Entry> {
+        let Some(to) = entry.target else { return Ok(entry) };
+        let found = async {
+            let room = self.open_room(snapshot, caller, to.space, Right::Read).await?;
+            let found = find_node(snapshot, &room, to.node).await?;
+            let root = Dirent { node: room.root, body: DirentBody::Dir };
+            let dirent = found.map_or(root, |found| found.dirent.value);
+            self::entry(snapshot, to.space, TreePath::root(), &dirent).await
+        };
+        match found.await {
+            Ok(target) => {
+                entry.target = Some(RefTarget { kind: Some(target.kind), ..to });
+                (entry.size, entry.etag) = (target.size, target.etag);
+                entry.modified = target.modified;
+                Ok(entry)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => {
+                Ok(entry)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Who asks for a node and may not enter its space learns as much as who asks for none.
+pub(crate) fn hide_space(target: &Target, error: Error) -> Error {
+    match (target, error.kind()) {
+        (Target::Node(_), ErrorKind::NotFound) => Error::not_found("file or directory"),
+        _ => error,
     }
 }
 
@@ -353,13 +568,14 @@ impl Larder {
 }
 
 /// The entry of an attached node by its id; `None` for the root of the space.
-async fn find_node(
+pub(crate) async fn find_node(
     snapshot: &dyn Snapshot,
-    id: SpaceId,
-    space: &Space,
+    room: &Room,
     node: NodeId,
 ) -> Result<Option<Found>> {
-    if node == space.root {
+    let id = room.id;
+    if node == room.root {
+        root_chain(snapshot, room).await?.require()?;
         return Ok(None);
     }
     let missing = || Error::not_found("file or directory");
@@ -377,12 +593,15 @@ async fn find_node(
             }
         }
     };
-    let parent = chain_of(snapshot, id, space, parent).await?;
+    if location.value.space != id {
+        return Err(missing());
+    }
+    let parent = chain_of(snapshot, room, parent).await?;
     let dirent = child(snapshot, &parent, &name).await?;
     let dirent = dirent
         .filter(|dirent| dirent.value.node == node)
         .ok_or_else(|| corrupt(format!("node {node} has no entry where it should be")))?;
-    Ok(Some(Found { parent, name, dirent }))
+    Ok(Some(found(room, parent, name, dirent)?))
 }
 
 /// The public form of a directory entry.
@@ -399,6 +618,25 @@ pub(crate) async fn entry(
             let (stat, version) = txn::counters(snapshot, &key).await?;
             Ok(dir_entry(space, path, dirent.node, &stat, version))
         }
+        DirentBody::Ref(to) => Ok(ref_entry(space, path, dirent.node, to)),
+    }
+}
+
+/// The public form of a reference, before its target is looked for.
+pub(crate) fn ref_entry(space: SpaceId, path: TreePath, node: NodeId, to: &RefState) -> Entry {
+    Entry {
+        space,
+        path,
+        id: node,
+        kind: EntryKind::Ref,
+        size: 0,
+        etag: Etag(schema::etag_head(node), 0),
+        revision: 0,
+        content_type: None,
+        sha256: None,
+        modified: to.created,
+        expires: None,
+        target: Some(RefTarget { space: to.space, node: to.node, kind: None }),
     }
 }
 
@@ -420,6 +658,8 @@ pub(crate) fn file_entry(
         content_type: Some(state.content_type.clone()),
         sha256: state.sha256,
         modified: state.modified,
+        expires: None,
+        target: None,
     }
 }
 
@@ -444,5 +684,7 @@ pub(crate) fn dir_entry(
         content_type: None,
         sha256: None,
         modified: Timestamp::from_millis(modified),
+        expires: None,
+        target: None,
     }
 }

@@ -32,20 +32,20 @@ const MODELS_MAX: usize = 16;
 
 /// A store whose faults can be switched on and off, so that a test can look at what there is.
 #[derive(Debug)]
-struct Switched {
+pub(super) struct Switched {
     calm: Arc<dyn MetaStore>,
     faulty: ChaosStore,
     on: AtomicBool,
 }
 
 impl Switched {
-    fn new(env: &Env, plan: Plan) -> Arc<Self> {
+    pub(super) fn new(env: &Env, plan: Plan) -> Arc<Self> {
         let calm: Arc<dyn MetaStore> = Arc::new(MemoryStore::new());
         let faulty = ChaosStore::new(Arc::clone(&calm), env.clone(), plan);
         Arc::new(Self { calm, faulty, on: AtomicBool::new(false) })
     }
 
-    fn switch(&self, on: bool) {
+    pub(super) fn switch(&self, on: bool) {
         self.on.store(on, Ordering::SeqCst);
     }
 

@@ -9,10 +9,17 @@
 
 mod blob;
 mod concurrent;
+mod dump;
 mod faults;
+mod feed;
+mod idempotency;
+mod identity;
+mod jobs;
+mod lifecycle;
 mod quota;
 mod revision;
 mod sequential;
+mod share;
 mod trash;
 mod tree;
 mod upload;

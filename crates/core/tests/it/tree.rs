@@ -181,7 +181,7 @@ async fn i_tree_3_three_moves_in_a_ring_do_not_all_happen() {
 /// Deeper than what a transaction compares directory by directory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i_tree_3_rings_of_deep_directories_do_not_close_either() {
-    ring(2, 28, 10).await;
+    ring(2, 23, 10).await;
     let fixture = racy(9).await;
     for round in 0..10 {
         let deep = |i: usize| {
@@ -189,9 +189,10 @@ async fn i_tree_3_rings_of_deep_directories_do_not_close_either() {
             path(&below.join("/"))
         };
         for i in 0..2 {
-            // Thirty at a time are made at most.
-            let first = larder_base::name::TreePath::from_names(deep(i).names()[..30].to_vec());
-            for at in [first.unwrap(), deep(i)] {
+            // 25 at a time are made at most.
+            for levels in [20, 40, 60] {
+                let names = deep(i).names()[..levels].to_vec();
+                let at = larder_base::name::TreePath::from_names(names).unwrap();
                 let home = SpaceRef::Home;
                 fixture.larder.create_dir(&fixture.root, &home, &at, true).await.unwrap();
             }
@@ -240,9 +241,9 @@ async fn uploads_into_what_is_deleted(seed: u64, depth: usize, uploads: usize, r
     for round in 0..rounds {
         let top = format!("d{round}");
         let mut dir = top.clone();
-        for _ in 0..depth.div_ceil(25) {
-            // Thirty at a time are made at most.
-            dir = format!("{dir}/{}", vec!["x"; 25].join("/"));
+        for _ in 0..depth.div_ceil(20) {
+            // 25 at a time are made at most.
+            dir = format!("{dir}/{}", vec!["x"; 20].join("/"));
             fixture.mkdir(&dir).await;
         }
         fixture.mkdir(&dir).await;

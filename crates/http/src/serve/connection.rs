@@ -34,9 +34,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    ServeOptions, Service, Status,
+    Cut, ServeOptions, Service, Status, Tls,
     pulse::{Admission, Order, Phase, Pulse},
     received::{Received, Remains},
 };
@@ -45,6 +46,9 @@ use crate::{body::ResponseBody, problem};
 /// Bytes that hyper buffers of one connection in each direction. A hundred uploads hold two or
 /// three of these each beside their share of the pool; larger ones were no faster.
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// Headers of a request that hyper takes when it is not told otherwise.
+const HEADERS_USUAL: usize = 100;
 
 /// Most bytes thrown away after the last answer.
 const LINGER_BYTES_MAX: u64 = 64 << 20;
@@ -58,6 +62,10 @@ pub(super) fn builder(options: &ServeOptions) -> http1::Builder {
         // Ours are cheaper (see `pulse`), and this one needs a timer.
         .header_read_timeout(None::<Duration>)
         .writev(true);
+    if options.headers_max != HEADERS_USUAL {
+        // With its own number hyper parses on the stack, with another one on the heap.
+        builder.max_headers(options.headers_max);
+    }
     builder
 }
 
@@ -66,6 +74,7 @@ pub(super) fn builder(options: &ServeOptions) -> http1::Builder {
 pub(super) struct Host<S> {
     pub(super) builder: http1::Builder,
     pub(super) service: S,
+    pub(super) tls: Option<Tls>,
     pub(super) env: Env,
     pub(super) status: Status,
 }
@@ -78,8 +87,15 @@ pub(super) async fn serve<S: Service>(
     stay: Admission,
 ) {
     let pulse = &stay.pulse;
-    let Host { builder, service, env, status } = host;
-    let io = TokioIo::new(Watched { stream, pulse: pulse.clone(), discarded: None });
+    let Host { builder, service, tls, env, status } = host;
+    let watched = Watched { stream, pulse: pulse.clone(), discarded: None };
+    let wire = match tls {
+        None => Wire::Plain(watched),
+        Some(tls) => match handshake(tls, watched, pulse, peer).await {
+            Some(wire) => wire,
+            None => return,
+        },
+    };
     let remains = &Arc::<Remains>::default();
     let service = service_fn(|request: Request<Incoming>| async move {
         pulse.enter(Phase::Busy);
@@ -89,6 +105,9 @@ pub(super) async fn serve<S: Service>(
         let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
         let answer = begun.await;
         let mut response = answer.unwrap_or_else(|_| panicked(env, status));
+        if remains.was_too_slow() {
+            status.count_cut(Cut::Body);
+        }
         // At a drain the order to close may come later than this answer.
         if !remains.clear(env, drain).await || status.draining() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -96,7 +115,7 @@ pub(super) async fn serve<S: Service>(
         let guard = BusyGuard(pulse.clone());
         Ok::<_, Infallible>(response.map(|body| WatchedBody { body, _guard: guard }))
     });
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service));
     loop {
         tokio::select! {
             biased;
@@ -110,6 +129,38 @@ pub(super) async fn serve<S: Service>(
                 Order::Go => {}
                 Order::Drain => connection.as_mut().graceful_shutdown(),
                 Order::Cut => return,
+            },
+        }
+    }
+}
+
+/// Agrees on TLS; `None` if that fails, takes too long, or the server is going away.
+async fn handshake(
+    tls: &Tls,
+    watched: Watched,
+    pulse: &Pulse,
+    peer: SocketAddr,
+) -> Option<Wire> {
+    pulse.enter(Phase::Handshake);
+    // On the heap: it is much larger than what follows, and gone when that begins.
+    let mut accepted = Box::pin(TlsAcceptor::from(tls.config()).accept(watched));
+    loop {
+        tokio::select! {
+            biased;
+            result = accepted.as_mut() => match result {
+                Ok(stream) => {
+                    pulse.enter(Phase::Idle);
+                    return Some(Wire::Tls(Box::new(stream)));
+                }
+                Err(error) => {
+                    tls.count_failed_handshake();
+                    tracing::debug!(%peer, %error, "a handshake failed");
+                    return None;
+                }
+            },
+            () = pulse.ordered.notified() => if pulse.order() != Order::Go {
+                tls.count_failed_handshake();
+                return None;
             },
         }
     }
@@ -158,6 +209,70 @@ impl Body for WatchedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// What a connection is spoken on. The watch is below TLS: it sees what the network moves.
+enum Wire {
+    Plain(Watched),
+    Tls(Box<TlsStream<Watched>>),
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
     }
 }
 

@@ -10,12 +10,13 @@
 //! Handlers run on current-thread runtimes: they must not block, and tasks that are to outlive a
 //! drain belong on another runtime.
 //!
-//! Not here: TLS, HTTP/2; what a request means ([`Service`] is implemented by the doors).
+//! Not here: HTTP/2; what a request means ([`Service`] is implemented by the doors).
 
 mod connection;
 mod pulse;
 mod received;
 mod status;
+mod tls;
 
 use std::{
     io,
@@ -29,8 +30,11 @@ use std::{
 };
 
 use http::{Request, Response};
-use larder_base::Env;
-use socket2::{Domain, Protocol, Socket, Type};
+use larder_base::{
+    Env, Memory,
+    memory::{Share, Use},
+};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -39,8 +43,15 @@ use tokio::{
 };
 
 use self::{connection::Host, pulse::Ward, status::Place};
-pub use self::{received::Received, status::Status};
-use crate::body::ResponseBody;
+pub use self::{
+    received::Received,
+    status::{Cut, Status},
+    tls::{Reload, Tls, TlsOptions},
+};
+use crate::{
+    body::ResponseBody,
+    limits::{Limits, Seat},
+};
 
 /// What answers requests: a door.
 pub trait Service: Clone + Send + Sync + 'static {
@@ -68,12 +79,23 @@ pub struct ServeOptions {
     pub header_timeout: Duration,
     /// Longest time without a byte between two requests.
     pub idle_timeout: Duration,
-    /// Longest time in which a client does not take any of its answer.
+    /// Time over which a client must take its answer at [`ServeOptions::min_rate`].
     pub stall_timeout: Duration,
+    /// Least bytes a second that a client must take of an answer; `None` is a kibibyte in each
+    /// stall time.
+    pub min_rate: Option<u64>,
     /// Longest time for requests in flight to end at a shutdown.
     pub drain_timeout: Duration,
     /// Largest head of a request, in bytes (at least 8 KiB); larger ones get 431.
     pub header_bytes_max: usize,
+    /// Most headers of a request; more get 431.
+    pub headers_max: usize,
+    /// What the listeners prove themselves with; `None` is plain HTTP.
+    pub tls: Option<Tls>,
+    /// How many connections an address may have.
+    pub limits: Option<Limits>,
+    /// The budget that each connection takes its share of.
+    pub memory: Memory,
 }
 
 impl Default for ServeOptions {
@@ -85,8 +107,13 @@ impl Default for ServeOptions {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(30),
+            min_rate: None,
             drain_timeout: Duration::from_secs(30),
             header_bytes_max: 64 << 10,
+            headers_max: 100,
+            tls: None,
+            limits: None,
+            memory: Memory::default(),
         }
     }
 }
@@ -97,6 +124,13 @@ impl ServeOptions {
     fn sweep_interval(&self) -> Duration {
         let shortest = self.header_timeout.min(self.idle_timeout).min(self.stall_timeout);
         (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1))
+    }
+
+    /// Bytes that a client must take within the stall time to count as taking its answer.
+    fn stall_bytes(&self) -> u64 {
+        let Some(rate) = self.min_rate else { return 1024 };
+        let bytes = u128::from(rate) * self.stall_timeout.as_millis() / 1000;
+        u64::try_from(bytes).unwrap_or(u64::MAX).max(1)
     }
 }
 
@@ -110,6 +144,18 @@ const BACKLOG: i32 = 4096;
 /// has a stack and a heap of its own.
 const BLOCKING_THREADS: usize = 16;
 
+/// What a connection takes of the memory budget while it lives: its task, and the protocol's
+/// buffers as far as small requests need them.
+const CONNECTION_BYTES: usize = 8 << 10;
+
+/// Of the memory budget, what connections leave to what they are for: one part in so many.
+const CONNECTIONS_LEAVE_PART: usize = 4;
+
+/// Bytes of an answer that the kernel takes before it can send them. Without a bound it takes
+/// megabytes for a client that reads slowly, which are memory, and which look like progress.
+/// More did not make downloads faster.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
 /// Connections that are being turned away at once; more are just closed.
 const REFUSALS_MAX: usize = 64;
 
@@ -118,6 +164,12 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Larder-Applied: no\r\nConnection: close\r\n\r\n\
     {\"type\":\"urn:larder:problem:busy\",\"title\":\"Busy\",\"status\":503,\"code\":\"busy\",\
     \"detail\":\"too many connections are open; try again\"}";
+
+const REFUSAL_OF_ADDRESS: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
+    Content-Type: application/problem+json\r\nContent-Length: 165\r\nRetry-After: 1\r\n\
+    Connection: close\r\n\r\n\
+    {\"type\":\"urn:larder:problem:rate_limited\",\"title\":\"Too many requests\",\"status\":429,\
+    \"code\":\"rate_limited\",\"detail\":\"this address has too many connections; try again\"}";
 
 /// A running server.
 #[derive(Debug)]
@@ -152,6 +204,8 @@ struct Visitor {
     peer: SocketAddr,
     load: Load,
     place: Place,
+    seat: Option<Seat>,
+    memory: Share,
 }
 
 /// Counts a connection at its worker while it lives.
@@ -203,6 +257,9 @@ impl Server {
                 desks: desks.clone(),
                 next: 0,
                 connections_max: options.connections_max,
+                limits: options.limits.clone(),
+                memory: options.memory.clone(),
+                secret: options.tls.is_some(),
                 env: env.clone(),
                 status: status.clone(),
                 refusals: Arc::default(),
@@ -307,30 +364,34 @@ impl Bench {
         let host = Arc::new(Host {
             builder: connection::builder(&self.options),
             service,
+            tls: self.options.tls.clone(),
             env: self.env.clone(),
-            status: self.status,
+            status: self.status.clone(),
         });
         let (ward, env, options) = (self.ward.clone(), self.env.clone(), self.options.clone());
+        let status = self.status.clone();
         let sweeps = self.env.spawn("watch http connections", async move {
             loop {
                 env.sleep(options.sweep_interval()).await;
-                ward.sweep(env.monotonic(), &options);
+                ward.sweep(env.monotonic(), &options, &status);
             }
         });
         let open = Arc::new(AtomicUsize::new(0));
         let closed = Arc::new(tokio::sync::Notify::new());
         while let Some(visitor) = visitors.recv().await {
-            let Visitor { stream, peer, load, place } = visitor;
+            let Visitor { stream, peer, load, place, seat, memory } = visitor;
             // Without it a small answer may wait 40 ms for the client's delayed ack.
             let stream = stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream));
             let Ok(stream) = stream else { continue };
+            // A kernel that cannot only takes more memory for slow clients.
+            SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX).ok();
             let stay = self.ward.admit(self.env.monotonic());
             let host = host.clone();
             let here = Load::on(&open);
             let closed = closed.clone();
             self.env.spawn("serve an http connection", async move {
                 connection::serve(&host, stream, peer, stay).await;
-                drop((here, load, place));
+                drop((here, load, seat, memory, place));
                 closed.notify_one();
             });
         }
@@ -346,6 +407,10 @@ struct Accept {
     desks: Vec<Desk>,
     next: usize,
     connections_max: usize,
+    limits: Option<Limits>,
+    memory: Memory,
+    /// Whether TLS is spoken, so that no plain words can be said.
+    secret: bool,
     env: Env,
     status: Status,
     refusals: Arc<AtomicUsize>,
@@ -371,13 +436,22 @@ impl Accept {
     }
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        // Before the place that it would take from others.
+        let seat = self.limits.as_ref().map(|limits| limits.sit(peer));
+        if seat.as_ref().is_some_and(Option::is_none) {
+            return self.refuse(stream, REFUSAL_OF_ADDRESS);
+        }
+        let seat = seat.flatten();
         let Some(place) = self.status.take(self.connections_max) else {
-            return self.refuse(stream);
+            return self.refuse(stream, REFUSAL);
         };
+        let reserve = self.memory.budget() / CONNECTIONS_LEAVE_PART;
+        let memory = self.memory.try_take(Use::Connections, CONNECTION_BYTES, reserve);
+        let Some(memory) = memory else { return self.refuse(stream, REFUSAL) };
         let Some(desk) = self.choose() else { return };
         let load = Load::on(&desk.load);
         let Ok(stream) = stream.into_std() else { return };
-        let visitor = Visitor { stream, peer, load, place };
+        let visitor = Visitor { stream, peer, load, place, seat, memory };
         if desk.handover.try_send(visitor).is_err() {
             tracing::warn!(%peer, "drop a connection: its worker is overrun");
         }
@@ -391,8 +465,8 @@ impl Accept {
         in_turn.min_by_key(|desk| desk.load.load(Relaxed)).cloned()
     }
 
-    fn refuse(&self, mut stream: TcpStream) {
-        if self.refusals.load(Relaxed) >= REFUSALS_MAX {
+    fn refuse(&self, mut stream: TcpStream, words: &'static [u8]) {
+        if self.secret || self.refusals.load(Relaxed) >= REFUSALS_MAX {
             return;
         }
         let load = Load::on(&self.refusals);
@@ -400,7 +474,7 @@ impl Accept {
         self.env.spawn("turn a connection away", async move {
             let _load = load;
             let answer = async {
-                stream.write_all(REFUSAL).await?;
+                stream.write_all(words).await?;
                 stream.shutdown().await?;
                 // Reading on keeps the kernel from resetting what the client has not read yet.
                 let mut scratch = [0; 1024];

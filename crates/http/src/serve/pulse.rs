@@ -4,8 +4,8 @@
 //! looks at all of them. So a request arms no timer and reads no clock (hyper's own header
 //! time-out would arm one for each).
 //!
-//! Promises: a connection that is idle too long, takes too long over the head of a request, or
-//! does not take its answer is cut off, at most one sweep late; while a handler works nothing
+//! Promises: a connection that is idle too long, takes too long over a handshake or the head of a
+//! request, or takes its answer too slowly is cut off, at most one sweep late; while a handler works nothing
 //! here hurries it.
 //!
 //! Not here: request bodies that trickle ([`crate::body::RequestBody`]).
@@ -21,10 +21,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::ServeOptions;
+use super::{Cut, ServeOptions, Status};
 
-/// Bytes that a client must take within the stall time to count as taking its answer.
-const TAKEN_BYTES_MIN: u64 = 1024;
+/// While others wait for memory, connections that stand still for so long have to go.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a closed connection may still be read from, so that its last answer is not lost.
 const LINGER_MAX: Duration = Duration::from_secs(5);
@@ -41,6 +41,8 @@ pub(super) enum Phase {
     Busy = 2,
     /// Our side is closed; what still comes is thrown away.
     Linger = 3,
+    /// Both sides agree on TLS.
+    Handshake = 4,
 }
 
 /// What a connection is told to do.
@@ -73,7 +75,8 @@ impl Pulse {
             0 => Phase::Idle,
             1 => Phase::Head,
             2 => Phase::Busy,
-            _ => Phase::Linger,
+            3 => Phase::Linger,
+            _ => Phase::Handshake,
         }
     }
 
@@ -173,10 +176,16 @@ impl Ward {
     }
 
     /// Looks at every connection and cuts off those that overstay.
-    pub(super) fn sweep(&self, now: Duration, options: &ServeOptions) {
+    pub(super) fn sweep(&self, now: Duration, options: &ServeOptions, status: &Status) {
+        let short = options.memory.room() == 0;
         for watched in self.beds().watched.values_mut() {
-            if watched.overstays(now, options) {
-                watched.pulse.give(Order::Cut);
+            if watched.pulse.order() == Order::Cut {
+                continue;
+            }
+            let Some(why) = watched.overstays(now, options, short) else { continue };
+            watched.pulse.give(Order::Cut);
+            if let Overstay::Slow(cut) = why {
+                status.count_cut(cut);
             }
         }
     }
@@ -186,11 +195,28 @@ impl Ward {
     }
 }
 
+/// Why a connection has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overstay {
+    /// It had nothing more to do.
+    Idle,
+    /// Its client is too slow.
+    Slow(Cut),
+}
+
 impl Watched {
-    fn overstays(&mut self, now: Duration, options: &ServeOptions) -> bool {
+    fn overstays(
+        &mut self,
+        now: Duration,
+        options: &ServeOptions,
+        short: bool,
+    ) -> Option<Overstay> {
+        let most = if short { SHORT_TIMEOUT } else { Duration::MAX };
+        let idle_timeout = options.idle_timeout.min(most);
+        let stall_timeout = options.stall_timeout.min(most);
         let pulse = &self.pulse;
         let sent = pulse.sent.load(Relaxed);
-        if !pulse.blocked.load(Relaxed) || sent.wrapping_sub(self.sent) >= TAKEN_BYTES_MIN {
+        if !pulse.blocked.load(Relaxed) || sent.wrapping_sub(self.sent) >= options.stall_bytes() {
             self.sent = sent;
             self.sent_since = now;
         }
@@ -200,7 +226,7 @@ impl Watched {
         let same = turn == self.turn
             && match phase {
                 Phase::Idle => moved == self.moved,
-                Phase::Head | Phase::Linger => true,
+                Phase::Head | Phase::Linger | Phase::Handshake => true,
                 Phase::Busy => false,
             };
         if !same {
@@ -208,14 +234,18 @@ impl Watched {
             self.moved = moved;
             self.since = now;
         }
-        let limit = match phase {
-            Phase::Idle => options.idle_timeout,
-            Phase::Head => options.header_timeout,
-            Phase::Busy => Duration::MAX,
-            Phase::Linger => LINGER_MAX.min(options.idle_timeout),
+        let (limit, why) = match phase {
+            Phase::Idle => (idle_timeout, Overstay::Idle),
+            Phase::Head => (options.header_timeout, Overstay::Slow(Cut::Head)),
+            Phase::Busy => (Duration::MAX, Overstay::Idle),
+            Phase::Linger => (LINGER_MAX.min(options.idle_timeout), Overstay::Idle),
+            Phase::Handshake => (options.header_timeout, Overstay::Slow(Cut::Handshake)),
         };
-        now.saturating_sub(self.since) >= limit
-            || now.saturating_sub(self.sent_since) >= options.stall_timeout
+        if now.saturating_sub(self.since) >= limit {
+            return Some(why);
+        }
+        let stalled = now.saturating_sub(self.sent_since) >= stall_timeout;
+        stalled.then_some(Overstay::Slow(Cut::Answer))
     }
 }
 
@@ -251,7 +281,7 @@ mod tests {
     }
 
     fn sweep(ward: &Ward, pulse: &Pulse, seconds: u64) -> Order {
-        ward.sweep(at(seconds), &options());
+        ward.sweep(at(seconds), &options(), &Status::default());
         pulse.order()
     }
 
@@ -278,6 +308,40 @@ mod tests {
         }
         pulse.received(1);
         assert_eq!(sweep(&ward, pulse, 11), Order::Cut);
+    }
+
+    #[test]
+    fn a_handshake_has_as_long_as_a_head() {
+        let ward = Arc::new(Ward::default());
+        let stay = ward.admit(at(0));
+        stay.pulse.enter(Phase::Handshake);
+        let status = Status::default();
+        for second in 0..30 {
+            stay.pulse.received(1);
+            ward.sweep(at(second), &options(), &status);
+            let expected = if second < 10 { Order::Go } else { Order::Cut };
+            assert_eq!(stay.pulse.order(), expected, "after {second} s");
+        }
+        assert!(status.cut().eq([("handshake", 1), ("head", 0), ("body", 0), ("answer", 0)]));
+    }
+
+    #[test]
+    fn an_answer_must_be_taken_at_the_least_rate_over_each_window() {
+        let ward = Arc::new(Ward::default());
+        let (slow, steady) = (ward.admit(at(0)), ward.admit(at(0)));
+        let options = ServeOptions { min_rate: Some(1000), ..options() };
+        slow.pulse.enter(Phase::Busy);
+        steady.pulse.enter(Phase::Busy);
+        for second in 1..=100 {
+            for (pulse, bytes) in [(&slow.pulse, 900), (&steady.pulse, 1100)] {
+                pulse.sent(bytes);
+                pulse.block();
+            }
+            ward.sweep(at(second), &options, &Status::default());
+            assert_eq!(steady.pulse.order(), Order::Go, "after {second} s");
+            let expected = if second < 30 { Order::Go } else { Order::Cut };
+            assert_eq!(slow.pulse.order(), expected, "after {second} s");
+        }
     }
 
     #[test]

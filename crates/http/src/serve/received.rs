@@ -11,7 +11,10 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -52,6 +55,16 @@ impl Received {
             (Progress::More, Some(remains.clone()))
         };
         Self { incoming: Some(incoming), progress, remains }
+    }
+}
+
+impl Received {
+    /// Says that nobody waits for the rest any more, because it comes too slowly.
+    pub(crate) fn give_up(&mut self) {
+        self.progress = Progress::Broken;
+        if let Some(remains) = &self.remains {
+            remains.too_slow.store(true, Relaxed);
+        }
     }
 }
 
@@ -98,7 +111,10 @@ impl Drop for Received {
 
 /// What a connection's last request has left of its body.
 #[derive(Debug, Default)]
-pub(super) struct Remains(Mutex<Left>);
+pub(super) struct Remains {
+    left: Mutex<Left>,
+    too_slow: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 enum Left {
@@ -112,13 +128,18 @@ enum Left {
 
 impl Remains {
     fn put(&self, left: Left) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left;
+    }
+
+    /// Whether the body was given up because it came too slowly; says so once.
+    pub(super) fn was_too_slow(&self) -> bool {
+        self.too_slow.load(Relaxed) && self.too_slow.swap(false, Relaxed)
     }
 
     /// Reads what is left if that is little and `drain` allows it; whether the connection can
     /// take another request.
     pub(super) async fn clear(&self, env: &Env, drain: bool) -> bool {
-        let left = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
         match left {
             Left::Nothing => true,
             Left::Unknown => false,

@@ -20,7 +20,32 @@ struct Numbers {
     accepted: AtomicU64,
     refused: AtomicU64,
     panicked: AtomicU64,
+    cut: [AtomicU64; Cut::ALL.len()],
     closed: Notify,
+}
+
+/// What a client was too slow with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Cut {
+    /// The handshake of TLS.
+    Handshake = 0,
+    /// The head of a request.
+    Head = 1,
+    /// The body of a request.
+    Body = 2,
+    /// Taking an answer.
+    Answer = 3,
+}
+
+impl Cut {
+    /// All of them with their names in metrics.
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::Handshake, "handshake"),
+        (Self::Head, "head"),
+        (Self::Body, "body"),
+        (Self::Answer, "answer"),
+    ];
 }
 
 impl Status {
@@ -52,6 +77,18 @@ impl Status {
     /// Requests whose handler panicked: each one is a defect.
     pub fn panicked(&self) -> u64 {
         self.0.panicked.load(Relaxed)
+    }
+
+    /// Connections cut off because the client was too slow, in the order of [`Cut::ALL`].
+    pub fn cut(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.0.cut.iter().map(|count| count.load(Relaxed));
+        Cut::ALL.iter().map(|(_, name)| *name).zip(counts)
+    }
+
+    pub(super) fn count_cut(&self, cut: Cut) {
+        if let Some(count) = self.0.cut.get(cut as usize) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     pub(super) fn count_panic(&self) {

@@ -2,4 +2,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "clients of tests wait and look at the clock")]
 
+mod limits;
 mod serve;
+mod tls;

@@ -3,7 +3,7 @@
 //! Not here: what requests mean (the doors' tests, and the end-to-end suite).
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -13,7 +13,9 @@ use futures_util::{StreamExt as _, stream};
 use http::{Request, Response};
 use larder_base::Env;
 use larder_core::Error;
-use larder_http::{Received, RequestBody, ResponseBody, ServeOptions, Server, Service, Status};
+use larder_http::{
+    Patience, Received, RequestBody, ResponseBody, ServeOptions, Server, Service, Status,
+};
 
 const IDLE: Duration = Duration::from_millis(400);
 
@@ -21,14 +23,15 @@ const IDLE: Duration = Duration::from_millis(400);
 #[derive(Clone)]
 struct Probe {
     env: Env,
+    patience: Patience,
     entered: tokio::sync::mpsc::Sender<()>,
-    release: std::sync::Arc<tokio::sync::Notify>,
+    pub(crate) release: std::sync::Arc<tokio::sync::Notify>,
 }
 
 impl Service for Probe {
     async fn call(&self, request: Request<Received>, _: SocketAddr) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
-        let body = RequestBody::new(body, &self.env, IDLE);
+        let body = RequestBody::new(body, &self.env, self.patience);
         let text = match head.uri.path() {
             "/echo" => match body.collect(1 << 20).await {
                 Ok(bytes) => bytes,
@@ -60,16 +63,21 @@ impl Service for Probe {
     }
 }
 
-struct Setup {
-    runtime: tokio::runtime::Runtime,
-    server: Server,
-    address: SocketAddr,
-    status: Status,
-    entered: tokio::sync::mpsc::Receiver<()>,
-    release: std::sync::Arc<tokio::sync::Notify>,
+pub(crate) struct Setup {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) server: Server,
+    pub(crate) address: SocketAddr,
+    pub(crate) status: Status,
+    pub(crate) entered: tokio::sync::mpsc::Receiver<()>,
+    pub(crate) release: std::sync::Arc<tokio::sync::Notify>,
 }
 
-fn start(change: impl FnOnce(&mut ServeOptions)) -> Setup {
+pub(crate) fn start(change: impl FnOnce(&mut ServeOptions)) -> Setup {
+    start_with(Patience::of(IDLE), change)
+}
+
+/// Starts a server that has `patience` with bodies.
+pub(crate) fn start_with(patience: Patience, change: impl FnOnce(&mut ServeOptions)) -> Setup {
     let mut options = ServeOptions {
         addresses: vec!["127.0.0.1:0".parse().expect("an address")],
         workers: 2,
@@ -80,7 +88,8 @@ fn start(change: impl FnOnce(&mut ServeOptions)) -> Setup {
     let (env, status) = (Env::system(), Status::default());
     let (enter, entered) = tokio::sync::mpsc::channel(100);
     let release = std::sync::Arc::<tokio::sync::Notify>::default();
-    let probe = Probe { env: env.clone(), entered: enter, release: release.clone() };
+    let (release_too, env_too) = (release.clone(), env.clone());
+    let probe = Probe { env: env_too, patience, entered: enter, release: release_too };
     let _inside = runtime.enter();
     let server = Server::start(&options, probe, &env, &status).expect("it starts");
     let address = server.addresses()[0];
@@ -90,24 +99,24 @@ fn start(change: impl FnOnce(&mut ServeOptions)) -> Setup {
 }
 
 impl Setup {
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");
         stream
     }
 
-    fn shutdown(self) {
+    pub(crate) fn shutdown(self) {
         self.runtime.block_on(self.server.shutdown());
     }
 }
 
-fn send(stream: &mut TcpStream, text: &str) {
+pub(crate) fn send(stream: &mut impl Write, text: &str) {
     stream.write_all(text.as_bytes()).expect("send");
 }
 
 /// Reads one answer with a `Content-Length`.
-fn answer(stream: &mut TcpStream) -> (u16, String, String) {
+pub(crate) fn answer(stream: &mut impl Read) -> (u16, String, String) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -125,7 +134,7 @@ fn answer(stream: &mut TcpStream) -> (u16, String, String) {
     (status, head, String::from_utf8(body).expect("a body is text"))
 }
 
-fn rest(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn rest(stream: &mut impl Read) -> Vec<u8> {
     let mut all = Vec::new();
     // A reset is as good an end as a close.
     drop(stream.read_to_end(&mut all));
@@ -435,6 +444,7 @@ fn two_servers_cannot_share_an_address_in_silence() {
     let taken = ServeOptions { addresses: vec![setup.address], ..ServeOptions::default() };
     let probe = Probe {
         env: Env::system(),
+        patience: Patience::of(IDLE),
         entered: tokio::sync::mpsc::channel(1).0,
         release: std::sync::Arc::default(),
     };

@@ -27,8 +27,9 @@ pub(crate) struct BenchArgs {
     #[arg(long = "label", value_name = "A[,B]", value_delimiter = ',')]
     pub(super) labels: Vec<String>,
 
-    /// What to measure: put, get, head, delete, list, mixed (45 % get, 30 % head, 15 % put,
-    /// 10 % delete). Default: put,get,head,delete; with --grow: put,get,list.
+    /// What to measure: put, tus (resumable uploads), get, head, delete, list, mixed (45 % get,
+    /// 30 % head, 15 % put, 10 % delete). Default: put,get,head,delete; with --grow:
+    /// put,get,list.
     #[arg(long = "workload", value_name = "W[,W]", value_delimiter = ',')]
     pub(super) workloads: Vec<Workload>,
 
@@ -134,6 +135,8 @@ impl std::fmt::Debug for SharedFlags {
 pub(crate) enum Workload {
     /// Uploads under new names.
     Put,
+    /// The same by upload sessions: one request to begin, one for the bytes.
+    Tus,
     /// Downloads of random files.
     Get,
     /// Metadata of random files.
@@ -151,6 +154,7 @@ impl Workload {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Put => "put",
+            Self::Tus => "tus",
             Self::Get => "get",
             Self::Head => "head",
             Self::Delete => "delete",
@@ -232,7 +236,11 @@ impl BenchArgs {
         let n = self.targets.len();
         ensure!((1..=2).contains(&n), "give --target once or twice, not {n} times");
         for url in &self.targets {
-            Target::parse(url, None)?;
+            let target = Target::parse(url, None)?;
+            ensure!(
+                target.has_sessions() || !self.workloads.contains(&Workload::Tus),
+                "tus measures larder+http targets"
+            );
         }
         ensure!(
             self.labels.is_empty() || self.labels.len() == n,
@@ -263,7 +271,9 @@ impl BenchArgs {
             ensure!(self.grow.is_sorted(), "--grow numbers go up");
             ensure!(self.sizes.len() == 1, "--grow takes one --size");
             ensure!(
-                !self.workloads.iter().any(|w| matches!(w, Workload::Delete | Workload::Mixed)),
+                !self.workloads.iter().any(|w| {
+                    matches!(w, Workload::Delete | Workload::Mixed | Workload::Tus)
+                }),
                 "--grow measures put, get, head and list"
             );
         }

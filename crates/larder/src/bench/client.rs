@@ -60,6 +60,8 @@ pub(super) struct Reply {
     pub(super) status: u16,
     /// `Content-Length`, where given.
     pub(super) length: Option<u64>,
+    /// `Location`, where given.
+    pub(super) location: Option<String>,
     /// Body bytes received.
     pub(super) body: u64,
     /// The beginning of the body when the status is not a success.
@@ -77,6 +79,7 @@ enum Framing {
 struct Head {
     status: u16,
     length: Option<u64>,
+    location: Option<String>,
     framing: Framing,
     close: bool,
 }
@@ -145,9 +148,9 @@ impl Conn {
             }
         };
         self.closing |= head.close;
-        let mut reply =
-            Reply { status: head.status, length: head.length, body: 0, error: Vec::new() };
-        let good = (200..300).contains(&head.status);
+        let Head { status, length, location, .. } = head;
+        let mut reply = Reply { status, length, location, body: 0, error: Vec::new() };
+        let good = (200..300).contains(&status);
         let mut discard = Sink::Discard;
         let sink = if good { sink } else { &mut discard };
         let mut intake = Intake { sink, reply: &mut reply, keep_error: !good };
@@ -348,7 +351,7 @@ fn parse(bytes: &[u8], is_head: bool) -> Result<Option<(usize, Head)>, Fault> {
     };
     let status = response.code.unwrap_or_default();
     let mut close = response.version == Some(0);
-    let (mut length, mut chunked) = (None, false);
+    let (mut length, mut chunked, mut location) = (None, false, None);
     for header in response.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("content-length") {
@@ -356,6 +359,8 @@ fn parse(bytes: &[u8], is_head: bool) -> Result<Option<(usize, Head)>, Fault> {
             length = Some(value.ok_or(Fault::Protocol("bad Content-Length"))?);
         } else if is("transfer-encoding") {
             chunked = header.value.eq_ignore_ascii_case(b"chunked");
+        } else if is("location") {
+            location = std::str::from_utf8(header.value).ok().map(str::to_owned);
         } else if is("connection") {
             close |= header.value.eq_ignore_ascii_case(b"close");
         }
@@ -366,5 +371,5 @@ fn parse(bytes: &[u8], is_head: bool) -> Result<Option<(usize, Head)>, Fault> {
         Some(n) => Framing::Length(n),
         None => Framing::UntilClose,
     };
-    Ok(Some((used, Head { status, length, framing, close })))
+    Ok(Some((used, Head { status, length, location, framing, close })))
 }

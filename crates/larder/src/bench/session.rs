@@ -258,7 +258,9 @@ impl Session {
         let job = Arc::new(job);
         let mut outcome = crew.run(&job, &|_| {})?;
         match workload {
-            Workload::Put => self.check_puts(&mut crew, write, from.1, &mut outcome)?,
+            Workload::Put | Workload::Tus => {
+                self.check_puts(&mut crew, write, from.1, &mut outcome)?;
+            }
             Workload::Delete => {
                 write.gone.store(job.reached(), Ordering::Relaxed);
                 let within = (from.0, job.reached());
@@ -271,13 +273,14 @@ impl Session {
         }
         let bulky = cell.size.0 >= BULKY && !self.args.keep && cell.files.is_none();
         let needed = self.args.workloads.contains(&Workload::Delete);
-        if bulky && ((workload == Workload::Put && !needed) || workload == Workload::Mixed) {
+        let puts = matches!(workload, Workload::Put | Workload::Tus);
+        if bulky && ((puts && !needed) || workload == Workload::Mixed) {
             let job = Arc::new(Job::new(Task::Sweep, write, write, &self.stop));
             crew.run(&job, &|_| {})?;
             write.gone.store(job.reached(), Ordering::Relaxed);
         }
         drop(crew);
-        if bulky && matches!(workload, Workload::Put | Workload::Mixed | Workload::Delete) {
+        if bulky && (puts || matches!(workload, Workload::Mixed | Workload::Delete)) {
             cleanup::purge_trash(self, target);
         }
         self.record(cell, step, outcome);

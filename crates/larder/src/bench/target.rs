@@ -236,6 +236,32 @@ impl Target {
         out.extend_from_slice(b"\r\n");
     }
 
+    /// Whether the server has upload sessions.
+    pub(super) fn has_sessions(&self) -> bool {
+        matches!(self.kind, Kind::Larder { .. })
+    }
+
+    /// Writes the head of the request that begins an upload of `length` bytes to the file at
+    /// `path` (already escaped).
+    pub(super) fn write_begin(&self, path: &str, length: u64, out: &mut Vec<u8>) {
+        if let Kind::Larder { space } = &self.kind {
+            let url = format!("/v1/uploads?space={space}&path={path}");
+            let extra = format!(
+                "Tus-Resumable: 1.0.0\r\nUpload-Length: {length}\r\nContent-Length: 0\r\n"
+            );
+            self.write_raw("POST", &url, &extra, out);
+        }
+    }
+
+    /// Writes the head of the request that sends all `length` bytes of the upload at `location`.
+    pub(super) fn write_bytes(&self, location: &str, length: u64, out: &mut Vec<u8>) {
+        let extra = format!(
+            "Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\nContent-Length: {length}\r\n\
+             Content-Type: application/offset+octet-stream\r\n"
+        );
+        self.write_raw("PATCH", location, &extra, out);
+    }
+
     fn write_raw(&self, method: &str, url: &str, extra: &str, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(format!("{method} {url}{}{extra}\r\n", self.tail).as_bytes());
@@ -387,6 +413,26 @@ mod tests {
         assert!(head(&keyed, Method::Get, "a", None).contains("\r\nAuthorization: Bearer key\r\n"));
         let plain = Target::parse("http://h:1/", Some("Bearer key")).unwrap();
         assert!(!head(&plain, Method::Get, "a", None).contains("Bearer"), "not for strangers");
+    }
+
+    #[test]
+    fn an_upload_session_is_worded_as_tus_says() {
+        let target = Target::parse("larder+http://h:1/home", None).unwrap();
+        let mut out = Vec::new();
+        target.write_begin("a/b", 5, &mut out);
+        assert_eq!(
+            String::from_utf8(out.clone()).unwrap(),
+            "POST /v1/uploads?space=home&path=a/b HTTP/1.1\r\nHost: h:1\r\n\
+             Tus-Resumable: 1.0.0\r\nUpload-Length: 5\r\nContent-Length: 0\r\n\r\n"
+        );
+        target.write_bytes("/v1/uploads/x", 5, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "PATCH /v1/uploads/x HTTP/1.1\r\nHost: h:1\r\nTus-Resumable: 1.0.0\r\n\
+             Upload-Offset: 0\r\nContent-Length: 5\r\n\
+             Content-Type: application/offset+octet-stream\r\n\r\n"
+        );
+        assert!(!Target::parse("http://h:1/", None).unwrap().has_sessions());
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Job {
 #[derive(Debug, Clone, Copy)]
 enum Op {
     Put(u64),
+    Tus(u64),
     Get(u64),
     Head(u64),
     Delete(u64),
@@ -331,6 +332,9 @@ impl Slot {
         let new = || Op::Put(job.write.next.fetch_add(1, Ordering::Relaxed));
         match job.task {
             Task::Measure(Workload::Put) => Some(new()),
+            Task::Measure(Workload::Tus) => {
+                Some(Op::Tus(job.write.next.fetch_add(1, Ordering::Relaxed)))
+            }
             Task::Measure(Workload::Get) => job.at_random(&mut self.rng).map(Op::Get),
             Task::Measure(Workload::Head) => job.at_random(&mut self.rng).map(Op::Head),
             Task::Measure(Workload::Delete) => job.in_order().map(Op::Delete),
@@ -360,6 +364,7 @@ impl Slot {
                 }
                 Ok(Moved { bytes: set.size, items: 0 })
             }
+            Op::Tus(seq) => self.session(&job.write, seq).await,
             Op::Get(seq) => {
                 let set = &job.read;
                 let content = (set.key(seq), set.size);
@@ -399,6 +404,26 @@ impl Slot {
             }
             Op::List => self.list(job).await,
         }
+    }
+
+    /// Uploads a file by a session.
+    async fn session(&mut self, set: &FileSet, seq: u64) -> Result<Moved, Failure> {
+        set.write_path(seq, &mut self.path);
+        self.target.write_begin(&self.path, set.size, &mut self.head);
+        let reply = self.call(None, &mut Sink::Discard, false).await?;
+        self.expect(Method::Put, &reply, &[201])?;
+        if set.size > 0 {
+            let location = reply.location.ok_or_else(|| Failure {
+                key: "location".to_owned(),
+                detail: format!("{}: an upload without a location", self.path),
+            })?;
+            self.target.write_bytes(&location, set.size, &mut self.head);
+            let pattern = Arc::clone(&self.pattern);
+            let content = pattern.content(set.key(seq), set.size);
+            let reply = self.call(Some(content), &mut Sink::Discard, false).await?;
+            self.expect(Method::Put, &reply, &[204])?;
+        }
+        Ok(Moved { bytes: set.size, items: 0 })
     }
 
     /// Sends a request for one file: `body` and `want` are (key, size) of the content to send

@@ -87,6 +87,11 @@ pub(crate) struct Page {
         alias = "spaces",
         alias = "users",
         alias = "keys",
+        alias = "groups",
+        alias = "jobs",
+        alias = "members",
+        alias = "uploads",
+        alias = "shares",
         default
     )]
     pub(crate) entries: Vec<Value>,

@@ -8,7 +8,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek as _, SeekFrom},
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -74,6 +74,15 @@ pub(crate) enum Payload {
     Bytes(Bytes),
     /// A local file of this length.
     File(PathBuf, u64),
+    /// So many bytes of a local file, from an offset on.
+    Part {
+        /// The file.
+        path: PathBuf,
+        /// Where the bytes begin.
+        offset: u64,
+        /// How many there are.
+        length: u64,
+    },
     /// Standard input, until it ends.
     Stdin,
 }
@@ -104,6 +113,11 @@ impl Payload {
             }
             Self::File(path, length) => {
                 let file = File::open(path)?;
+                stream(file.take(*length), Some(*length), moved.clone())
+            }
+            Self::Part { path, offset, length } => {
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(*offset))?;
                 stream(file.take(*length), Some(*length), moved.clone())
             }
             Self::Stdin => stream(io::stdin(), None, moved.clone()),

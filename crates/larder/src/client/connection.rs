@@ -22,6 +22,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use larder_base::Env;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{Semaphore, SemaphorePermit},
     task::AbortHandle,
@@ -30,6 +31,7 @@ use tokio::{
 use super::{
     body::{Body, Moved},
     error::{ClientError, Result},
+    tls::Tls,
 };
 
 /// How long a server may take to accept a connection.
@@ -40,6 +42,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Pool {
     env: Env,
     address: String,
+    tls: Option<Tls>,
     timeout: Duration,
     idle: Mutex<Vec<Connection>>,
     permits: Semaphore,
@@ -77,11 +80,16 @@ impl Busy<'_> {
 }
 
 impl Pool {
-    /// At most `connections` to `address`; waits of more than `timeout` without any byte moving
-    /// are given up.
-    pub(crate) fn new(env: Env, address: String, connections: usize, timeout: Duration) -> Self {
+    /// At most `connections` to `address`, over TLS if there is some; waits of more than `timeout`
+    /// without any byte moving are given up.
+    pub(crate) fn new(
+        env: Env,
+        (address, tls): (String, Option<Tls>),
+        connections: usize,
+        timeout: Duration,
+    ) -> Self {
         let permits = Semaphore::new(connections.max(1));
-        Self { env, address, timeout, idle: Mutex::default(), permits }
+        Self { env, address, tls, timeout, idle: Mutex::default(), permits }
     }
 
     /// Sends one request and waits for the head of its answer.
@@ -159,17 +167,37 @@ impl Pool {
         let failed = |error: io::Error| {
             ClientError::no_answer(format!("connect to {}: {error}", self.address))
         };
+        let in_time = pin!(self.env.sleep(CONNECT_TIMEOUT));
         let connecting = pin!(TcpStream::connect(&self.address));
-        let stream = match select(connecting, pin!(self.env.sleep(CONNECT_TIMEOUT))).await {
-            Either::Left((stream, _)) => stream.map_err(failed)?,
+        let (stream, in_time) = match select(connecting, in_time).await {
+            Either::Left((stream, in_time)) => (stream.map_err(failed)?, in_time),
             Either::Right(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
         };
         // Heads and small bodies must not wait for an acknowledgement of the packet before.
         stream.set_nodelay(true).map_err(failed)?;
-        let (sender, connection) = Builder::new()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| failed(io::Error::other(error)))?;
+        let Some(tls) = &self.tls else { return self.speak(stream).await };
+        // On the heap: it is large, and most connections have none.
+        let agreeing = Box::pin(tls.connect(stream));
+        match select(agreeing, in_time).await {
+            Either::Left((Ok(stream), _)) => self.speak(stream).await,
+            // To try again is of no use: it is the server's certificate, or it speaks no TLS.
+            Either::Left((Err(error), _)) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(ClientError::bad_answer(format!("{} over TLS: {error}", self.address)))
+            }
+            Either::Left((Err(error), _)) => Err(failed(error)),
+            Either::Right(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Begins HTTP on `stream`.
+    async fn speak<S>(&self, stream: S) -> Result<Connection>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) =
+            Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| {
+                ClientError::no_answer(format!("connect to {}: {error}", self.address))
+            })?;
         let task = self.env.spawn("client connection", async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");

@@ -5,7 +5,7 @@
 //! can be read again, and the server either gave no answer or said 503 (or 409 or 429) with
 //! `Retry-After`. Repetitions are few and jittered.
 //!
-//! Not here: what each call means ([`api`]), connections ([`connection`]), TLS, HTTP/2.
+//! Not here: what each call means ([`api`]), connections ([`connection`], [`tls`]), HTTP/2.
 
 pub(crate) mod api;
 pub(crate) mod body;
@@ -14,8 +14,10 @@ pub(crate) mod error;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub(crate) mod target;
+pub(crate) mod tls;
 #[cfg(test)]
 mod tests;
+pub(crate) mod uploads;
 
 use std::time::Duration;
 
@@ -131,6 +133,7 @@ pub(crate) struct Client {
     authorization: Option<HeaderValue>,
     pool: Pool,
     slow: Pool,
+    timeout: Duration,
 }
 
 /// The good answer to a call.
@@ -158,9 +161,21 @@ impl Client {
         timeout: Duration,
     ) -> Result<Self> {
         let authorization = target.credentials.header()?;
-        let pool = |timeout| Pool::new(env.clone(), target.address.clone(), connections, timeout);
+        let tls = target.tls()?;
+        let address = || (target.address.clone(), tls.clone());
+        let pool = |timeout| Pool::new(env.clone(), address(), connections, timeout);
         let (pool, slow) = (pool(timeout), pool(Duration::from_secs(7 * 24 * 3600)));
-        Ok(Self { env, target, authorization, pool, slow })
+        Ok(Self { env, target, authorization, pool, slow, timeout })
+    }
+
+    /// The server, as the user wrote it.
+    pub(crate) fn url(&self) -> &str {
+        &self.target.url
+    }
+
+    /// How long a call may take in which nothing moves.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Its clock and entropy.
@@ -213,7 +228,7 @@ impl Client {
     async fn attempt(&self, call: &Call) -> Result<Answer<'_>> {
         let opened = call.payload.open(&call.moved);
         let Sending { body, digest } = opened.map_err(|error| match &call.payload {
-            Payload::File(path, _) => ClientError::local(path, error),
+            Payload::File(path, _) | Payload::Part { path, .. } => ClientError::local(path, error),
             _ => ClientError::bad_answer(format!("open what is to be sent: {error}")),
         })?;
         let request_is_empty = body.is_end_stream();
@@ -256,7 +271,7 @@ impl Client {
             (Err(error), None) => return Err(error),
             // A local failure broke the request off: that is the one to report.
             (Err(error), Some(digest)) => match (digest.await, &call.payload) {
-                (Ok(Err(local)), Payload::File(path, _))
+                (Ok(Err(local)), Payload::File(path, _) | Payload::Part { path, .. })
                     if local.kind() != std::io::ErrorKind::BrokenPipe =>
                 {
                     return Err(ClientError::local(path, local));

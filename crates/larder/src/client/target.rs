@@ -18,7 +18,10 @@ use base64::Engine as _;
 use http::{HeaderValue, Uri};
 use serde::{Deserialize, Serialize};
 
-use super::error::{ClientError, Result};
+use super::{
+    error::{ClientError, Result},
+    tls::Tls,
+};
 use crate::{args::Global, config::secret::Secret};
 
 /// The server that is meant when nobody names one.
@@ -35,6 +38,10 @@ pub(crate) struct Target {
     pub(crate) host: HeaderValue,
     /// What stands before `/v1`, without a `/` at its end.
     pub(crate) prefix: String,
+    /// The host that must prove itself; `None` without TLS.
+    name: Option<String>,
+    /// File of the authorities that are believed, instead of those of this machine.
+    ca_file: Option<PathBuf>,
     /// Who we are.
     pub(crate) credentials: Credentials,
 }
@@ -78,11 +85,9 @@ impl Target {
     /// Parses `url`.
     pub(crate) fn new(url: &str, credentials: Credentials) -> Result<Self> {
         let wrong = |what: &str| ClientError::usage(format!("server {url:?}: {what}"));
-        if url.starts_with("https://") {
-            return Err(wrong("https is not available yet in this version; use http://"));
-        }
-        if !url.starts_with("http://") {
-            return Err(wrong("http://HOST:PORT is needed"));
+        let secure = url.starts_with("https://");
+        if !secure && !url.starts_with("http://") {
+            return Err(wrong("http://HOST:PORT or https://HOST:PORT is needed"));
         }
         let uri: Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         let authority = uri.authority().ok_or_else(|| wrong("no host"))?;
@@ -95,18 +100,37 @@ impl Target {
         if uri.query().is_some() {
             return Err(wrong("a server's URL has no `?`"));
         }
-        let port = authority.port_u16().unwrap_or(80);
+        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
             address: format!("{}:{port}", authority.host()),
             host: HeaderValue::try_from(authority.as_str()).map_err(|_| wrong("not a host"))?,
             prefix: uri.path().trim_end_matches('/').to_owned(),
+            name: secure.then(|| authority.host().to_owned()),
+            ca_file: None,
             credentials,
         })
     }
 
+    /// Believes only the authorities of `ca_file`, if it is named.
+    #[must_use]
+    pub(crate) fn with_ca_file(mut self, ca_file: Option<PathBuf>) -> Self {
+        self.ca_file = ca_file.or(self.ca_file);
+        self
+    }
+
+    /// TLS, if that is spoken.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>> {
+        let Some(name) = &self.name else { return Ok(None) };
+        Tls::new(name, self.ca_file.as_deref()).map(Some)
+    }
+
     /// The server that flags, environment and aliases mean together.
     pub(crate) fn choose(flags: &Global, environment: &Environment) -> Result<Self> {
+        Ok(Self::named(flags, environment)?.with_ca_file(given_ca_file(flags, environment)))
+    }
+
+    fn named(flags: &Global, environment: &Environment) -> Result<Self> {
         let given = given_credentials(flags, environment)?;
         let variable = |name: &str| environment.get(name).filter(|text| !text.is_empty());
         if let Some(url) = &flags.url {
@@ -138,8 +162,15 @@ impl Target {
             },
             None => return Self::new(DEFAULT_URL, given.into_credentials(Credentials::None)?),
         };
-        Self::new(&alias.url, given.into_credentials(alias.credentials())?)
+        let target = Self::new(&alias.url, given.into_credentials(alias.credentials())?)?;
+        Ok(target.with_ca_file(alias.ca_file.clone()))
     }
+}
+
+/// The file of authorities that flags and environment name.
+pub(crate) fn given_ca_file(flags: &Global, environment: &Environment) -> Option<PathBuf> {
+    let variable = environment.get("LARDER_CA_FILE").filter(|text| !text.is_empty());
+    flags.ca_file.clone().or_else(|| variable.map(PathBuf::from))
 }
 
 /// Credentials that flags and environment give, before it is known what they complete.
@@ -238,6 +269,8 @@ pub(crate) struct Aliases {
 pub(crate) struct Alias {
     /// Server.
     pub(crate) url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ca_file: Option<PathBuf>,
     user: Option<String>,
     password: Option<String>,
     token: Option<String>,
@@ -247,7 +280,11 @@ impl Alias {
     /// An alias for a server.
     pub(crate) fn new(target: &Target) -> Self {
         let url = target.url.clone();
-        let none = Self { url, user: None, password: None, token: None };
+        // It is used from other directories too.
+        let ca_file = target.ca_file.as_ref().map(|path| {
+            std::path::absolute(path).unwrap_or_else(|_| path.clone())
+        });
+        let none = Self { url, ca_file, user: None, password: None, token: None };
         match &target.credentials {
             Credentials::None => none,
             Credentials::Basic(user, password) => Self {
@@ -343,9 +380,14 @@ mod tests {
         assert_eq!((target.address.as_str(), target.prefix.as_str()), ("[::1]:9000", "/larder"));
         let target = Target::new("http://example.org", Credentials::None).expect("valid");
         assert_eq!((target.address.as_str(), target.prefix.as_str()), ("example.org:80", ""));
+        assert!(target.tls().expect("none is needed").is_none());
+        let target = Target::new("https://example.org", Credentials::None).expect("valid");
+        assert_eq!((target.address.as_str(), target.prefix.as_str()), ("example.org:443", ""));
+        let target = target.with_ca_file(Some("/does/not/exist.pem".into()));
+        assert!(target.tls().expect_err("no file").to_string().contains("exist.pem"));
         for (url, words) in [
-            ("https://example.org", "https is not available yet"),
-            ("example.org:8080", "http://HOST:PORT is needed"),
+            ("example.org:8080", "http://HOST:PORT or https://HOST:PORT is needed"),
+            ("ftp://example.org", "http://HOST:PORT or https://HOST:PORT is needed"),
             ("http://user:pw@example.org", "do not belong into the URL"),
             ("http://example.org/?x=1", "no `?`"),
         ] {

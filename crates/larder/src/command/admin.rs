@@ -1,14 +1,18 @@
-//! `larder check` and `larder gc`: looks after everything that is stored, online.
+//! `larder check`, `larder gc` and `larder tasks`: looks after everything that is stored and what
+//! is being done, online.
 //!
-//! Not here: how invariants are proved and bytes are freed (core).
+//! Not here: how invariants are proved and bytes are freed, who is next (core).
 
 use http::Method;
 use serde_json::Value;
 
 use super::Context;
-use crate::client::{
-    Call,
-    error::{ClientError, Result},
+use crate::{
+    client::{
+        Call,
+        error::{ClientError, Result},
+    },
+    output::printable,
 };
 
 /// Runs `larder check`. It fails if anything was found.
@@ -48,6 +52,28 @@ pub(crate) async fn gc(context: &Context) -> Result<()> {
     call.unhurried = true;
     let report = context.client.json(&call).await?;
     if context.out.is_json() { context.out.object(&report) } else { counts(context, &report) }
+}
+
+/// Runs `larder tasks`: one line for each, with what it is, for whom, and since when.
+pub(crate) async fn tasks(context: &Context) -> Result<()> {
+    let page = context.client.json(&Call::new(Method::GET, "/v1/admin/tasks".to_owned())).await?;
+    for task in page.get("tasks").and_then(Value::as_array).into_iter().flatten() {
+        if context.out.is_json() {
+            context.out.object(task)?;
+            continue;
+        }
+        let text = |name: &str| match task.get(name) {
+            Some(Value::String(text)) => printable(text),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        };
+        let (state, class, user) = (text("state"), text("class"), text("user"));
+        let (priority, since, begun) = (text("priority"), text("since"), text("begun"));
+        context.out.line(format_args!(
+            "{state:<8} {class:<9} u={priority}  {user}  since {since}, begun {begun}"
+        ))?;
+    }
+    Ok(())
 }
 
 /// One line for each number of a report, also of those within `counts`.

@@ -15,7 +15,7 @@ use crate::{
     client::{
         Client,
         error::{ClientError, Result},
-        target::{Alias, Aliases, Credentials, Environment, Target, given_credentials},
+        target::{Alias, Aliases, Credentials, Environment, Target, given_ca_file, given_credentials},
     },
     output::Output,
 };
@@ -46,7 +46,8 @@ pub(crate) async fn run(
             None => prompt::from_stdin()?,
         });
     }
-    let target = Target::new(url, given.into_credentials(Credentials::None)?)?;
+    let target = Target::new(url, given.into_credentials(Credentials::None)?)?
+        .with_ca_file(given_ca_file(flags, environment));
     let client = Client::new(Env::system(), target.clone(), 1, flags.timeout)?;
     let me = client.get_json("/v1/me".to_owned()).await.map_err(|error| error.about(url))?;
 

@@ -8,17 +8,27 @@
 //! (`serve`).
 
 mod admin;
+mod changes;
+mod dump;
 mod entries;
 mod get;
+mod load;
+mod groups;
+mod jobs;
+mod lifecycle;
+mod keys;
 mod login;
 mod path;
 mod prompt;
 mod put;
+mod resume;
 mod settings;
+mod share;
 mod spaces;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod uploads;
 mod users;
 mod walk;
 
@@ -58,6 +68,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// Where to print.
     pub(crate) out: Output,
+    /// Where the state of uploads is kept, for those that come after a restart.
+    pub(crate) state_dir: Option<std::path::PathBuf>,
 }
 
 /// Runs the verb; the answer is the exit code of the process.
@@ -79,6 +91,7 @@ fn dispatch(cli: &Cli, environment: &Environment, out: &Output) -> Result<()> {
     match &cli.verb {
         Verb::Serve(args) => serve(args, environment),
         Verb::Bench(args) => bench(args, cli, environment),
+        Verb::Dump(args) if args.verify => dump::verify(out, args),
         Verb::Config(verb) => settings::run(out, environment, verb),
         Verb::Version => {
             let version = env!("CARGO_PKG_VERSION");
@@ -166,7 +179,8 @@ async fn talk(cli: &Cli, environment: &Environment) -> Result<()> {
     }
     let target = Target::choose(&cli.global, environment)?;
     let client = Client::new(Env::system(), target, connections(&cli.verb), cli.global.timeout)?;
-    let context = Context { client, out };
+    let state_dir = resume::state_dir(environment);
+    let context = Context { client, out, state_dir };
     let done = perform(&context, &cli.verb).await;
     // What has been printed before an error counts too.
     context.out.flush()?;
@@ -177,7 +191,13 @@ async fn perform(context: &Context, verb: &Verb) -> Result<()> {
     match verb {
         Verb::Check => admin::check(context).await,
         Verb::Gc => admin::gc(context).await,
+        Verb::Jobs(verb) => jobs::run(context, verb).await,
+        Verb::Lifecycle(verb) => lifecycle::run(context, verb).await,
+        Verb::Tasks => admin::tasks(context).await,
+        Verb::Dump(args) => dump::run(context, args).await,
+        Verb::Load(args) => load::run(context, args).await,
         Verb::Put(args) => put::run(context, args).await,
+        Verb::Uploads(verb) => uploads::run(context, verb).await,
         Verb::Get(args) => get::run(context, args).await,
         Verb::Cat(args) => get::cat(context, args).await,
         Verb::Ls(args) => entries::ls(context, args).await,
@@ -188,8 +208,11 @@ async fn perform(context: &Context, verb: &Verb) -> Result<()> {
         Verb::Rm(args) => entries::rm(context, args).await,
         Verb::Trash(verb) => trash::trash(context, verb).await,
         Verb::Revisions(verb) => trash::revisions(context, verb).await,
+        Verb::Changes(args) => changes::run(context, args).await,
         Verb::Users(verb) => users::users(context, verb).await,
-        Verb::Keys(verb) => users::keys(context, verb).await,
+        Verb::Groups(verb) => groups::run(context, verb).await,
+        Verb::Share(verb) => share::run(context, verb).await,
+        Verb::Keys(verb) => keys::run(context, verb).await,
         Verb::Spaces(verb) => spaces::run(context, verb).await,
         // They do not talk to a server, or not as others do.
         Verb::Serve(_) | Verb::Bench(_) | Verb::Login(_) | Verb::Config(_) | Verb::Version => {
@@ -212,9 +235,15 @@ fn name_of(verb: &Verb) -> &'static str {
         Verb::Serve(_) => "serve",
         Verb::Check => "check",
         Verb::Gc => "gc",
+        Verb::Jobs(_) => "jobs",
+        Verb::Lifecycle(_) => "lifecycle",
+        Verb::Tasks => "tasks",
+        Verb::Dump(_) => "dump",
+        Verb::Load(_) => "load",
         Verb::Bench(_) => "bench",
         Verb::Login(_) => "login",
         Verb::Put(_) => "put",
+        Verb::Uploads(_) => "uploads",
         Verb::Get(_) => "get",
         Verb::Cat(_) => "cat",
         Verb::Ls(_) => "ls",
@@ -225,7 +254,10 @@ fn name_of(verb: &Verb) -> &'static str {
         Verb::Rm(_) => "rm",
         Verb::Trash(_) => "trash",
         Verb::Revisions(_) => "revisions",
+        Verb::Changes(_) => "changes",
         Verb::Users(_) => "users",
+        Verb::Groups(_) => "groups",
+        Verb::Share(_) => "share",
         Verb::Keys(_) => "keys",
         Verb::Spaces(_) => "spaces",
         Verb::Config(_) => "config",

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::{
     Context,
     path::{Place, Remote},
+    resume::{self, Large, Uploaded},
     walk::{self, Job, Links, Source},
 };
 use crate::{
@@ -88,6 +89,8 @@ fn name_of(local: &Path) -> Result<String> {
 struct Put<'c> {
     context: &'c Context,
     options: PutOptions,
+    /// Files from this size on go up in a session; `None` if none do.
+    resumable_from: Option<u64>,
     bar: ProgressBar,
     failures: Failures,
     files: u64,
@@ -109,7 +112,8 @@ impl<'c> Put<'c> {
         let options = PutOptions { no_overwrite: args.no_overwrite, digest: None };
         let started = context.client.env().monotonic();
         let failures = Failures::default();
-        Self { context, options, bar, failures, files: 0, bytes: 0, started }
+        let resumable_from = (!args.no_resume).then_some(args.resumable_from);
+        Self { context, options, resumable_from, bar, failures, files: 0, bytes: 0, started }
     }
 
     /// Uploads whatever `jobs` brings, `parallel` at a time.
@@ -131,7 +135,7 @@ impl<'c> Put<'c> {
                     }
                     Some(job) => {
                         if let Some(job) = self.admit(job) {
-                            running.push(upload(self.context, self.options, self.bar.clone(), job));
+                            running.push(upload(self.context, self.manner(), self.bar.clone(), job));
                         }
                         continue;
                     }
@@ -145,6 +149,10 @@ impl<'c> Put<'c> {
             }
         }
         Ok(())
+    }
+
+    fn manner(&self) -> (PutOptions, Option<u64>) {
+        (self.options, self.resumable_from)
     }
 
     /// Takes care of what needs no request.
@@ -227,7 +235,7 @@ impl<'c> Put<'c> {
 
 async fn upload(
     context: &Context,
-    options: PutOptions,
+    (options, resumable_from): (PutOptions, Option<u64>),
     bar: ProgressBar,
     job: Job,
 ) -> Result<Done> {
@@ -246,6 +254,16 @@ async fn upload(
                 .await
                 .map_err(|error| explain(error, &remote))?;
             bar.inc(length);
+            confirm(&answer, sent, length).map_err(|error| error.about(&remote))?;
+            Ok(Done { local, remote, length: Some(length), answer })
+        }
+        Job::Large { local, remote, length }
+            if resumable_from.is_some_and(|least| length >= least) =>
+        {
+            let no_overwrite = options.no_overwrite;
+            let large = Large { local: &local, remote: &remote, length, no_overwrite };
+            let done = resume::put(context, bar, &large).await;
+            let Uploaded { answer, sent } = done.map_err(|error| explain(error, &remote))?;
             confirm(&answer, sent, length).map_err(|error| error.about(&remote))?;
             Ok(Done { local, remote, length: Some(length), answer })
         }

@@ -27,7 +27,7 @@ async fn larder(server: &Server, words: &[&str]) -> Result<()> {
     let line = ["larder", "--quiet"].iter().chain(words);
     let cli = Cli::try_parse_from(line).expect("the command line is valid");
     let out = Output::new("test", &cli.global, &Environment::new());
-    let context = Context { client: server.client(), out };
+    let context = Context { client: server.client(), out, state_dir: None };
     perform(&context, &cli.verb).await
 }
 

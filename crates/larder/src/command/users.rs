@@ -1,7 +1,6 @@
-//! `larder users` and `larder keys`: who may do something here.
+//! `larder users`: who may do something here.
 //!
-//! Promises: a password that is asked for is not shown while it is typed; a new key is printed
-//! once, on standard output, and nowhere else.
+//! Promises: a password that is asked for is not shown while it is typed.
 //!
 //! Not here: passwords of the caller (`client::target`).
 
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use super::{Context, list_all, prompt};
 use crate::{
-    args::{KeysVerb, NewPassword, UsersVerb},
+    args::{NewPassword, UsersVerb},
     client::{
         Call,
         api::segment,
@@ -44,15 +43,17 @@ pub(crate) async fn users(context: &Context, verb: &UsersVerb) -> Result<()> {
         }
         UsersVerb::Disable { name } => (name, patch(name, json!({ "disabled": true }))),
         UsersVerb::Enable { name } => (name, patch(name, json!({ "disabled": false }))),
-        UsersVerb::Rm { name } => {
-            let call = Call::new(Method::DELETE, user(name));
+        UsersVerb::Rm { name, keep_home } => {
+            let query = if *keep_home { "?home=keep" } else { "" };
+            let call = Call::new(Method::DELETE, user(name) + query);
             return context.client.done(&call).await.map_err(|error| error.about(name));
         }
     };
     show(context, name, &call).await
 }
 
-async fn show(context: &Context, subject: &str, call: &Call) -> Result<()> {
+/// Performs a call about `subject` and prints its answer.
+pub(super) async fn show(context: &Context, subject: &str, call: &Call) -> Result<()> {
     let answer = context.client.call(call).await.map_err(|error| error.about(subject))?;
     // A change may be confirmed without a body.
     if answer.status() == http::StatusCode::NO_CONTENT {
@@ -71,26 +72,5 @@ fn new_password(user: &str, given: &NewPassword) -> Result<Secret> {
         (None, None) => prompt::ask(&format!("New password of {user}: "))?.ok_or_else(|| {
             ClientError::usage("no terminal to ask on; use --new-password-file FILE (or `-`)")
         }),
-    }
-}
-
-/// Runs `larder keys`.
-pub(crate) async fn keys(context: &Context, verb: &KeysVerb) -> Result<()> {
-    let keys = |of: &str| format!("/v1/users/{}/keys", segment(of));
-    match verb {
-        KeysVerb::Ls { of } => {
-            let columns = ["id", "name", "created", "expires"];
-            list_all(context, &keys(of), &columns).await.map_err(|error| error.about(of))
-        }
-        KeysVerb::Create { name, of, expires } => {
-            let now = context.client.env().now();
-            let expires = expires.map(|after| now.after(after).to_string());
-            let body = json!({ "name": name, "expires": expires });
-            show(context, of, &Call::new(Method::POST, keys(of)).json(&body)).await
-        }
-        KeysVerb::Rm { id, of } => {
-            let call = Call::new(Method::DELETE, format!("{}/{}", keys(of), segment(id)));
-            context.client.done(&call).await.map_err(|error| error.about(id))
-        }
     }
 }

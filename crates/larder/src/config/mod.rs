@@ -18,9 +18,16 @@ use std::{
     time::Duration,
 };
 
+use larder_http::{
+    network::{ForwardedHeader, Networks},
+    rate::Rate,
+};
 use load::{Problems, Source, Values};
 use secret::Secret;
-use value::{LogFormat, Setting, Size};
+use value::{ByteRate, LogFormat, Setting, Size};
+
+/// Smallest largest head: what the HTTP library needs.
+const HEADER_BYTES_MIN: u64 = 8 << 10;
 
 /// Shortest root password that is accepted.
 const PASSWORD_CHARS_MIN: usize = 8;
@@ -90,18 +97,61 @@ settings! {
     /// It belongs to one running server at a time.
     data_dir: PathBuf = "data.dir", "/var/lib/larder", short "LARDER_DATA_DIR";
 
-    /// Address of the listener for REST, health and metrics.
+    /// Address of the listener for REST, health and metrics. It speaks HTTPS when there is a
+    /// certificate (`tls.cert_file`), else HTTP.
     http_address: SocketAddr = "http.address", "127.0.0.1:8080", short "LARDER_HTTP_ADDRESS";
     /// Threads that serve requests; `auto` is one for each core.
     http_workers: Option<usize> = "http.workers", "auto";
     /// Most connections at once; further ones are told to come again and closed.
     http_max_connections: usize = "http.max_connections", "4096";
-    /// How long the head of a request may take to arrive.
+    /// Most connections of one address (of IPv6: of one /64), unless it is a trusted proxy's.
+    http_max_connections_per_address: Option<usize> = "http.max_connections_per_address", "1024";
+    /// Largest head of a request; larger ones get 431.
+    http_header_bytes_max: Size = "http.header_bytes_max", "64KiB";
+    /// Most headers of a request; more get 431. Another number than 100 makes each request a
+    /// little slower.
+    http_headers_max: usize = "http.headers_max", "100";
+    /// How long the head of a request, and before it the handshake of TLS, may take to arrive.
     http_header_timeout: Duration = "http.header_timeout", "30s";
     /// How long a connection may stand still, between requests or within a body.
     http_idle_timeout: Duration = "http.idle_timeout", "75s";
+    /// Slowest rate at which a client must send a body or take an answer, on average over each
+    /// `http.stall_timeout` that the server waits for it; slower ones are cut off.
+    http_min_rate: Option<ByteRate> = "http.min_rate", "1KiB/s";
+    /// Time over which `http.min_rate` is measured: so long a client may stand still.
+    http_stall_timeout: Duration = "http.stall_timeout", "1m";
     /// How long running requests may go on after the server has been told to stop.
     http_drain_timeout: Duration = "http.drain_timeout", "30s";
+
+    /// File with the certificate of the server and those between it and its root, in PEM.
+    tls_cert_file: Option<PathBuf> = "tls.cert_file", "none";
+    /// File with the private key of the certificate, in PEM.
+    tls_key_file: Option<PathBuf> = "tls.key_file", "none";
+    /// Pause between two looks whether certificate or key have changed. SIGHUP looks at once.
+    tls_reload_interval: Duration = "tls.reload_interval", "30s";
+
+    /// Networks whose requests are answered; `none` is all.
+    net_allow: Networks = "net.allow", "none";
+    /// Networks whose requests are refused, also where they are allowed.
+    net_deny: Networks = "net.deny", "none";
+    /// Networks of proxies that are believed to say whose request they pass on. Nobody else is.
+    net_trusted_proxies: Networks = "net.trusted_proxies", "none";
+    /// The header in which those proxies say it; the other one has no effect.
+    net_forwarded_header: ForwardedHeader = "net.forwarded_header", "x-forwarded-for";
+
+    /// Most requests of one address (of IPv6: of one /64); more get 429. `100/s` is a bucket of
+    /// 100 that fills with 100 a second.
+    rate_requests_per_address: Option<Rate> = "rate.requests_per_address", "none";
+    /// Most requests of one user, whatever they come with.
+    rate_requests_per_user: Option<Rate> = "rate.requests_per_user", "none";
+    /// Most requests with one API key, app password or public link.
+    rate_requests_per_key: Option<Rate> = "rate.requests_per_key", "none";
+    /// Most bytes of contents of one address, both ways together; what is more is slowed down.
+    rate_bytes_per_address: Option<ByteRate> = "rate.bytes_per_address", "none";
+    /// The same of one user.
+    rate_bytes_per_user: Option<ByteRate> = "rate.bytes_per_user", "none";
+    /// The same with one API key, app password or public link.
+    rate_bytes_per_key: Option<ByteRate> = "rate.bytes_per_key", "none";
 
     /// Where metadata lives. `embedded:` is the engine built into the server, in `data.dir`.
     meta_url: String = "meta.url", "embedded:", short "LARDER_META_URL";
@@ -112,17 +162,29 @@ settings! {
     /// directory of this machine.
     store_urls: Vec<String> = "store.urls", "local:", short "LARDER_STORE_URLS";
 
-    /// Memory for the buffers that file contents pass through, for all requests together.
-    /// Requests wait for their share instead of taking more.
-    memory_budget_bytes: Size = "memory.budget_bytes", "48MiB";
+    /// Memory that all buffers which grow with clients have together: connections, bodies,
+    /// contents on their way. Requests wait for their share instead of taking more, and are told
+    /// to come again when there is none.
+    memory_budget_bytes: Size = "memory.budget_bytes", "64MiB";
+
+    /// Pieces of large contents that are moved at once, and expensive requests half as many;
+    /// `auto` is two for each core.
+    work_slots: Option<usize> = "work.slots", "auto";
+    /// Heavy steps that wait at the most before further ones are told to come again.
+    work_queue_max: usize = "work.queue_max", "1024";
 
     /// Largest file that is accepted.
     limits_file_bytes_max: Option<Size> = "limits.file_bytes_max", "none";
 
     /// How long an unfinished upload is kept after its last byte arrived.
-    upload_session_ttl: Duration = "upload.session_ttl", "1h", with "resumable uploads";
+    upload_session_ttl: Duration = "upload.session_ttl", "1h";
     /// Pause between two searches for abandoned uploads.
-    upload_sweep_interval: Duration = "upload.sweep_interval", "5m", with "resumable uploads";
+    upload_sweep_interval: Duration = "upload.sweep_interval", "5m";
+    /// Most unfinished uploads that one user may have.
+    upload_sessions_per_user_max: u32 = "upload.sessions_per_user_max", "1000";
+    /// How long it is remembered what became of an upload, so that a client that missed the
+    /// answer can ask again.
+    upload_result_retention: Duration = "upload.result_retention", "24h";
 
     /// How long deleted files stay in the trash, unless their space says otherwise; `none` is
     /// for ever.
@@ -134,6 +196,20 @@ settings! {
     /// How long old revisions of a file are kept, unless its space says otherwise; `none` is
     /// for ever.
     revisions_retention: Option<Duration> = "revisions.retention", "none";
+
+    /// How long changes stay in the change feeds of spaces; `none` is for ever. Readers that come
+    /// back later must list the space anew.
+    feed_retention: Option<Duration> = "feed.retention", "7d";
+    /// Most changes that the feed of a space keeps.
+    feed_entries_max: usize = "feed.entries_max", "1000000";
+
+    /// Pause between two walks over the files of spaces that have lifecycle rules.
+    lifecycle_interval: Duration = "lifecycle.interval", "1h";
+
+    /// How long requests with an `Idempotency-Key` are remembered.
+    idempotency_retention: Duration = "idempotency.retention", "24h";
+    /// Most of them that are remembered for one user; further ones are told to come later.
+    idempotency_keys_max: usize = "idempotency.keys_max", "250000";
 
     /// Pause between two runs that free the bytes nothing refers to any more.
     collect_interval: Duration = "collect.interval", "1m";
@@ -156,6 +232,14 @@ settings! {
     log_level: String = "log.level", "info,larder::access=off";
     /// How events are written to standard error: `auto` is text on a terminal, JSON elsewhere.
     log_format: LogFormat = "log.format", "auto";
+
+    /// File with the master key, 64 hexadecimal digits, which secrets are sealed under; `auto` is
+    /// `keys/master.key` in `data.dir`. It is made on the first start if it is not there. Without
+    /// it the server does not start again, so back it up.
+    master_key_file: Option<PathBuf> = "master_key.file", "auto", short "LARDER_MASTER_KEY_FILE";
+    /// Whether to start with another master key than before. What was sealed under that one (S3
+    /// key pairs, passwords of links) is lost and has to be made again.
+    master_key_replace: bool = "master_key.replace", "false";
 
     /// Name of the first user, who may do everything. It is read on the first start.
     root_user: String = "root.user", "root", short "LARDER_ROOT_USER";
@@ -205,6 +289,22 @@ impl Config {
                 "meta.url = {:?}: this version keeps metadata only in `embedded:`",
                 self.meta_url
             ));
+        }
+        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
+            problems.push("tls.cert_file and tls.key_file: give both or none".to_owned());
+        }
+        if self.http_header_bytes_max.bytes() < HEADER_BYTES_MIN {
+            problems.push(format!("http.header_bytes_max must be at least {HEADER_BYTES_MIN}"));
+        }
+        for (key, time) in [
+            ("http.header_timeout", self.http_header_timeout),
+            ("http.idle_timeout", self.http_idle_timeout),
+            ("http.stall_timeout", self.http_stall_timeout),
+            ("tls.reload_interval", self.tls_reload_interval),
+        ] {
+            if time.is_zero() {
+                problems.push(format!("{key} must be above 0"));
+            }
         }
         if self.store_urls.is_empty() {
             problems.push("store.urls: at least one store is needed, such as `local:`".to_owned());
@@ -269,6 +369,8 @@ every value with its source, `larder config check` every mistake.
 * A **secret** can be read from a file: add `_file` to its key or `_FILE` to its variable.
 * A **duration** is written `500ms`, `90s`, `5m`, `1h`, `30d` or `1h30m`; a **size** `4096`,
   `64KiB`, `10MB`, `1GiB`; a **list** as an array, or with commas in the environment.
+* A **rate** is written `100/s`, `600/m` or `5000/h`, one of bytes `10MiB/s`; a **network**
+  `10.0.0.0/8`, `2001:db8::/32` or one address.
 ";
 
 /// One line for each setting: its value and where it comes from. Secrets are `***`.

@@ -8,6 +8,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use larder_http::{
+    network::{ForwardedHeader, Networks},
+    rate::{Rate, unit_of},
+};
+
 /// A kind of value that a setting can have.
 pub(crate) trait Setting: Sized {
     /// What to write, for documentation: `duration`, `size`, ...
@@ -128,6 +133,58 @@ impl Setting for LogFormat {
     }
 }
 
+impl Setting for Networks {
+    const FORM: &'static str = "list of networks";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // `none` reads better than an empty text.
+        if text == "none" { Ok(Self::default()) } else { text.parse() }
+    }
+}
+
+impl Setting for ForwardedHeader {
+    const FORM: &'static str = "x-forwarded-for or forwarded";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "x-forwarded-for" => Ok(Self::XForwardedFor),
+            "forwarded" => Ok(Self::Forwarded),
+            _ => Err("`x-forwarded-for` or `forwarded` is needed".to_owned()),
+        }
+    }
+}
+
+impl Setting for Rate {
+    const FORM: &'static str = "rate";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// Bytes in a time, written `10MiB/s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ByteRate(pub(crate) Rate);
+
+impl ByteRate {
+    /// How many in a second.
+    pub(crate) fn per_second(self) -> u64 {
+        self.0.per_second()
+    }
+}
+
+impl Setting for ByteRate {
+    const FORM: &'static str = "rate of bytes";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let rate = text
+            .split_once('/')
+            .and_then(|(size, unit)| Rate::new(parse_size(size)?, unit_of(unit)?));
+        let wrong = || "a rate of bytes is needed, such as 64KiB/s, 10MiB/s or 1GiB/h".to_owned();
+        rate.map(Self).ok_or_else(wrong)
+    }
+}
+
 impl<T: Setting> Setting for Option<T> {
     const FORM: &'static str = T::FORM;
     const SECRET: bool = T::SECRET;
@@ -224,6 +281,25 @@ mod tests {
         for (text, millis) in cases {
             assert_eq!(parse_duration(text), millis.map(Duration::from_millis), "{text:?}");
         }
+    }
+
+    #[test]
+    fn rates_of_bytes_are_sizes_in_a_time() {
+        for (text, per_second) in [("1KiB/s", 1024), ("60MB/m", 1_000_000), ("1KiB/h", 0)] {
+            let rate = ByteRate::parse(text).expect(text);
+            assert_eq!(rate.per_second(), per_second, "{text}");
+        }
+        for text in ["", "1KiB", "/s", "0/s", "1KiB/d", "1.5KiB/s", "KiB/s"] {
+            assert!(ByteRate::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_a_list_or_none() {
+        assert!(Networks::parse("none").expect("none").is_empty());
+        assert!(Networks::parse("").expect("none").is_empty());
+        assert!(!Networks::parse("10.0.0.0/8, ::1").expect("two").is_empty());
+        assert!(Networks::parse("10.0.0.1/8").is_err());
     }
 
     #[test]

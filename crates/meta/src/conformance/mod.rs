@@ -12,6 +12,7 @@
 //!
 //! Not here: crashes and faults of the disk (each engine's own tests), speed.
 
+mod append;
 mod basic;
 mod conflict;
 mod durable;
@@ -42,6 +43,10 @@ pub async fn run(factory: impl AsyncFn() -> Arc<dyn MetaStore>) {
 
     let store = factory().await;
     conflict::run(&store).await;
+    finish(&store).await;
+
+    let store = factory().await;
+    append::run(&store).await;
     finish(&store).await;
 
     let store = factory().await;

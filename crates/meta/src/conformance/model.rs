@@ -20,8 +20,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::Area;
 use crate::{
-    Bound, CommitError, Committed, Compare, Expect, FieldOp, Limits, Merge, MetaStore, Operation,
-    Record, Snapshot, TxnSpec, Version,
+    Append, Bound, CommitError, Committed, Compare, Expect, FieldOp, Limits, Merge, MetaStore,
+    Operation, Record, Snapshot, TxnSpec, Version,
     spec::{SpecError, incarnation_key, operation_key},
     store::prefix_end,
 };
@@ -144,6 +144,11 @@ impl Model {
         for (key, value) in spec.put.iter().cloned().chain(recorded).chain(merged) {
             self.records.insert(key, Record { value, version });
         }
+        for (index, append) in spec.append.iter().enumerate() {
+            let [.., high, low] = index.to_be_bytes();
+            let key = [&append.prefix[..], &version.0.to_be_bytes(), &[high, low]].concat();
+            self.records.insert(key.into(), Record { value: append.value.clone(), version });
+        }
         self.last = version.0;
     }
 
@@ -187,7 +192,8 @@ impl Model {
 }
 
 fn writes(spec: &TxnSpec) -> usize {
-    spec.put.len() + spec.delete.len() + spec.merge.len() + usize::from(spec.operation.is_some())
+    let named = usize::from(spec.operation.is_some());
+    spec.put.len() + spec.delete.len() + spec.merge.len() + spec.append.len() + named
 }
 
 impl Reasons {
@@ -209,6 +215,8 @@ pub(super) struct Maker {
     keys: Vec<Bytes>,
     counters: Vec<Bytes>,
     prefixes: Vec<Bytes>,
+    /// What is appended under.
+    logs: Vec<Bytes>,
     operations: Vec<OpId>,
     processes: Vec<Incarnation>,
 }
@@ -237,11 +245,13 @@ impl Maker {
         let keys: Vec<Bytes> = names.iter().map(|name| area.key(name)).collect();
         let mut prefixes = keys.clone();
         prefixes.extend([area.key("d"), area.key("a/b/"), area.key("nothing")]);
+        let logs = [b"log/", b"log0", b"log\xff"].map(|name| area.key(name)).to_vec();
+        prefixes.extend(logs.iter().cloned());
         // A process's number stands in a key of all areas, so it is drawn from them all.
         let processes = (0..3).map(|_| Incarnation(rng.random::<u64>())).collect();
         let operations = (0..12).map(|_| OpId::from_bytes(rng.random())).collect();
         let counters = (0..4).map(|i| area.key(format!("count{i}"))).collect();
-        Self { rng, keys, counters, prefixes, operations, processes }
+        Self { rng, keys, counters, prefixes, logs, operations, processes }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -333,8 +343,28 @@ impl Maker {
                 spec.merge.push(merge);
             }
         }
+        self.add_appends(&mut spec, known);
         self.add_names(&mut spec);
         spec
+    }
+
+    /// Adds records to the logs, and changes of some that are there.
+    fn add_appends(&mut self, spec: &mut TxnSpec, known: &BTreeMap<Bytes, Record>) {
+        if self.chance(70) {
+            return;
+        }
+        for _ in 0..self.rng.random_range(0..4) {
+            let append = Append { prefix: self.pick(|it| &it.logs), value: self.value() };
+            spec.append.push(append);
+        }
+        let appended = known.keys().filter(|key| self.logs.iter().any(|log| key.starts_with(log)));
+        let appended: Vec<&Bytes> = appended.collect();
+        let Some(key) = appended.choose(&mut self.rng) else { return };
+        match self.rng.random_range(0..6) {
+            0..3 => spec.delete.push((*key).clone()),
+            3 => spec.put.push(((*key).clone(), self.value())),
+            _ => {}
+        }
     }
 
     /// Adds operation and fence, and changes of their records.

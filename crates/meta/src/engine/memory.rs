@@ -93,7 +93,8 @@ impl MetaStore for MemoryStore {
         if let Some(operation) = spec.operation {
             map.insert(operation_key(operation.id), record(operation.outcome));
         }
-        for (key, value) in spec.put.into_iter().chain(merged) {
+        let appended = TxnSpec::appended(spec.append, Revision(revision));
+        for (key, value) in spec.put.into_iter().chain(merged).chain(appended) {
             map.insert(key, record(value));
         }
         Ok(Committed::Now(Revision(revision)))

@@ -49,6 +49,12 @@ enum Defect {
     BackScanCutAtTheWrongEnd,
     AbsentSkippedInMany,
     EmptyValueIsAbsence,
+    // Appends.
+    AppendsReversed,
+    AppendedApart,
+    AppendedOnRefusal,
+    AppendedAgain,
+    AppendsUncounted,
     // Limits.
     LongTransactionSplit,
     ClosedStillReads,
@@ -59,9 +65,10 @@ enum Defect {
     MergeReadsThenWrites,
     TwoCommitsForOne,
     RepetitionAskedFirst,
+    AppendNumberGuessed,
 }
 
-const DEFECTS: [Defect; 35] = [
+const DEFECTS: [Defect; 41] = [
     Defect::BoundsIgnored,
     Defect::BoundsOffByOne,
     Defect::BoundsRefuseLess,
@@ -89,6 +96,11 @@ const DEFECTS: [Defect; 35] = [
     Defect::BackScanCutAtTheWrongEnd,
     Defect::AbsentSkippedInMany,
     Defect::EmptyValueIsAbsence,
+    Defect::AppendsReversed,
+    Defect::AppendedApart,
+    Defect::AppendedOnRefusal,
+    Defect::AppendedAgain,
+    Defect::AppendsUncounted,
     Defect::LongTransactionSplit,
     Defect::ClosedStillReads,
     Defect::CompareThenAct,
@@ -97,6 +109,7 @@ const DEFECTS: [Defect; 35] = [
     Defect::MergeReadsThenWrites,
     Defect::TwoCommitsForOne,
     Defect::RepetitionAskedFirst,
+    Defect::AppendNumberGuessed,
 ];
 
 /// Whether `suite` panics, on a thread and a runtime of its own.
@@ -194,6 +207,20 @@ impl Broken {
                         compare.expect = Expect::Version(record.version);
                     }
                 }
+            }
+            Defect::AppendsReversed => spec.append.reverse(),
+            Defect::AppendsUncounted => {
+                // As if the limit were of what is put and deleted.
+                let max = self.limits().items_max;
+                let least = max.saturating_sub(spec.put.len() + spec.delete.len());
+                spec.append.truncate(least);
+            }
+            Defect::AppendNumberGuessed => {
+                spec.check(&self.limits())?;
+                let next = Revision(self.view().await.revision().0 + 1);
+                tokio::task::yield_now().await;
+                let append = std::mem::take(&mut spec.append);
+                spec.put.extend(TxnSpec::appended(append, next));
             }
             _ => {}
         }
@@ -327,6 +354,7 @@ impl MetaStore for Broken {
 
     async fn commit(&self, spec: TxnSpec) -> Result<Committed, CommitError> {
         let puts_only = TxnSpec { put: spec.put.clone(), ..TxnSpec::default() };
+        let appends_only = TxnSpec { append: spec.append.clone(), ..TxnSpec::default() };
         match self.defect {
             Defect::BoundsRefuseLess => self.refuse_less(&spec).await?,
             Defect::CompareThenAct
@@ -342,6 +370,17 @@ impl MetaStore for Broken {
                 }
             }
             Defect::LongTransactionSplit => return self.split(spec, 64).await,
+            Defect::AppendedApart if spec.check(&self.limits()).is_ok() => {
+                let rest = TxnSpec { append: Vec::new(), ..spec };
+                let committed = self.inner.commit(rest).await?;
+                if let Committed::Now(revision) = committed
+                    && !appends_only.append.is_empty()
+                {
+                    let put = TxnSpec::appended(appends_only.append, revision).collect();
+                    self.inner.commit(TxnSpec { put, ..TxnSpec::default() }).await?;
+                }
+                return Ok(committed);
+            }
             Defect::RepetitionAnsweredNow => {
                 if let Some(operation) = &spec.operation
                     && self.has(&operation_key(operation.id)).await
@@ -360,6 +399,10 @@ impl MetaStore for Broken {
             }
             (Err(CommitError::Conflict(_)), Defect::RefusedOperationRecorded) => {
                 drop(self.inner.commit(TxnSpec { operation, ..TxnSpec::default() }).await);
+            }
+            (Err(CommitError::Fenced), Defect::AppendedOnRefusal)
+            | (Ok(Committed::Before(_)), Defect::AppendedAgain) => {
+                drop(self.inner.commit(appends_only).await);
             }
             (Err(CommitError::Conflict(key)), Defect::WrongKeyNamed) => {
                 return Err(CommitError::Conflict(key.slice(..key.len() / 2)));

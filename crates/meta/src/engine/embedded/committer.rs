@@ -32,7 +32,7 @@ use super::{
     tables::Pair,
 };
 use crate::{
-    spec::TxnSpec,
+    spec::{APPEND_KEY_BYTES, TxnSpec},
     store::{CommitError, Committed, Revision, Version},
 };
 
@@ -63,7 +63,7 @@ pub(super) enum Request {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) spec: TxnSpec,
-    /// For each put: the checksum of the value, if it is to be pointed to.
+    /// For each put, then for each append: the checksum of the value, if it is to be pointed to.
     pub(super) checksums: Vec<u32>,
     pub(super) answer: oneshot::Sender<Result<Committed, CommitError>>,
     /// The room in the queue that it takes.
@@ -495,7 +495,10 @@ fn record_bytes(spec: &TxnSpec) -> usize {
     let entry = 2 * ENTRY_OVERHEAD;
     let puts: usize = spec.put.iter().map(|(k, v)| k.len() + v.len() + entry).sum();
     let deletes: usize = spec.delete.iter().map(|key| key.len() + entry).sum();
+    let appends = spec.append.iter();
+    let appends: usize =
+        appends.map(|a| a.prefix.len() + APPEND_KEY_BYTES + a.value.len() + entry).sum();
     let merges: usize = spec.merge.iter().map(|merge| merge.key.len() + 32 + entry).sum();
     let operation = spec.operation.as_ref().map_or(0, |op| op.outcome.len() + 18 + entry);
-    RECORD_OVERHEAD + puts + deletes + merges + operation
+    RECORD_OVERHEAD + puts + appends + deletes + merges + operation
 }

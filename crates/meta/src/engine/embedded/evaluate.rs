@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     spec::{Expect, Merge, MergeError, TxnSpec, incarnation_key, operation_key},
-    store::{CommitError, MetaError, Version, prefix_end},
+    store::{CommitError, MetaError, Revision, Version, prefix_end},
 };
 
 /// Keys and bytes of them and their values that are remembered at most.
@@ -237,8 +237,9 @@ impl State {
     ) -> Result<(), CommitError> {
         let Frame { batch, place, staged, commit } = frame;
         // Everything that can fail comes first: a record must not be half framed.
-        let mut changes: Vec<(Bytes, Option<Bytes>, u32, Option<Slice>)> =
-            Vec::with_capacity(spec.delete.len() + spec.put.len() + self.merged.len() + 1);
+        let mut changes: Vec<(Bytes, Option<Bytes>, u32, Option<Slice>)> = Vec::with_capacity(
+            spec.delete.len() + spec.put.len() + spec.append.len() + self.merged.len() + 1,
+        );
         let operation = spec.operation.as_ref().map(|operation| *operation.id.as_bytes());
         for key in spec.delete {
             let old = self.get(&key, staged)?;
@@ -250,13 +251,20 @@ impl State {
             let crc = crc32c(&operation.outcome);
             changes.push((operation_key(operation.id), Some(operation.outcome), crc, None));
         }
-        for ((key, value), crc) in spec.put.into_iter().zip(checksums) {
+        let mut checksums = checksums.iter();
+        for ((key, value), crc) in spec.put.into_iter().zip(&mut checksums) {
             let old = self.get(&key, staged)?;
             changes.push((key, Some(value), *crc, old));
         }
         for (key, value) in std::mem::take(&mut self.merged) {
             let old = self.get(&key, staged)?;
             changes.push((key, Some(value), 0, old));
+        }
+        for ((key, value), crc) in
+            TxnSpec::appended(spec.append, Revision(commit)).zip(&mut checksums)
+        {
+            // The key names this commit: there is no old value to look for.
+            changes.push((key, Some(value), *crc, None));
         }
         let fence = spec.fence.map(|incarnation| incarnation.0);
         let mut record = RecordWriter::new(batch, commit, operation.as_ref(), fence);

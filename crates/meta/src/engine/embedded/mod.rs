@@ -188,12 +188,14 @@ impl MetaStore for EmbeddedStore {
     async fn commit(&self, spec: TxnSpec) -> Result<Committed, CommitError> {
         spec.check(&self.limits())?;
         self.check().map_err(|_| self.unavailable())?;
-        let bytes: usize = spec.put.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let bytes = spec.written_bytes();
         // Here, so that the one thread that commits need not do it.
         let checksums = spec
             .put
             .iter()
-            .map(|(_, value)| if value.len() < POINTER_BYTES { 0 } else { crc32c(value) })
+            .map(|(_, value)| value)
+            .chain(spec.append.iter().map(|append| &append.value))
+            .map(|value| if value.len() < POINTER_BYTES { 0 } else { crc32c(value) })
             .collect();
         let kib = (bytes / 1024 + 1).min(QUEUE_KIB) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(kib).await;

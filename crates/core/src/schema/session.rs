@@ -1,0 +1,253 @@
+//! Records of upload sessions.
+//!
+//! | family | key | value |
+//! |---|---|---|
+//! | `se` | session | [`Session`] |
+//! | `su` | user, session | nothing: the open sessions of a user |
+//! | `sc` | user | counters: their number |
+//! | `sd` | session | nothing: it has ended and is to be cleaned up |
+//! | `up` | session, number | [`Part`]: small pieces at an offset, or numbered parts |
+//! | `uq` | session | counters: bytes and number of numbered parts |
+//! | `ow` | blob | [`Owner`]: who needs chunks that were staged under this id |
+//!
+//! A chunk whose own blob has no record is needed exactly if its `ow` record says so; see
+//! `session::owner`.
+//!
+//! Not here: what the records mean together (`session`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder_base::{
+    Timestamp,
+    digest::Sha256,
+    id::{BlobId, ChunkId, NodeId, ShareId, SpaceId, UploadId, UserId},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{ChunkRef, Content, decode_tail, encode, key};
+use crate::{
+    entry::{Conditions, Etag},
+    error::Result,
+};
+
+/// `sc`: open sessions of a user.
+pub(crate) const SESSIONS_OPEN: usize = 0;
+/// `uq`: bytes of all parts.
+pub(crate) const PARTS_BYTES: usize = 0;
+/// `uq`: number of parts.
+pub(crate) const PARTS_COUNT: usize = 1;
+
+/// An upload session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Session {
+    pub(crate) owner: UserId,
+    /// The public link that it came through.
+    pub(crate) link: Option<ShareId>,
+    /// Where its bytes are reserved.
+    pub(crate) space: SpaceId,
+    /// Where the file goes; nowhere for a part.
+    pub(crate) target: Option<SessionTarget>,
+    pub(crate) kind: SessionKind,
+    pub(crate) content_type: Arc<str>,
+    pub(crate) conditions: Conditions,
+    pub(crate) parents: bool,
+    pub(crate) metadata: Option<String>,
+    /// What the whole must be.
+    pub(crate) sha256: Option<Sha256>,
+    pub(crate) length: Option<u64>,
+    /// Size of the file that is replaced, as it was at the start.
+    pub(crate) replaces_bytes: u64,
+    /// Bytes counted as reserved in the space.
+    pub(crate) reserved: u64,
+    /// The blob that it becomes. Its pieces are chunks with this id, or were merged into others.
+    pub(crate) blob: BlobId,
+    /// The first bytes, in chunks that stay as they are unless they are merged.
+    pub(crate) layout: Vec<ChunkRef>,
+    /// The number of the first piece behind those: the first that is found by looking for it.
+    pub(crate) next_index: u32,
+    pub(crate) created: Timestamp,
+    /// When this record was last written.
+    pub(crate) touched: Timestamp,
+    pub(crate) state: SessionState,
+}
+
+/// Where the file of a session goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SessionTarget {
+    /// The node that the path is relative to, if it is not the root of the space.
+    pub(crate) base: Option<NodeId>,
+    /// The path of that node as the owner sees it.
+    pub(crate) shown: String,
+    pub(crate) path: String,
+    /// The directory that the path named at the start, if it was there.
+    pub(crate) parent: Option<NodeId>,
+}
+
+/// What a session takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SessionKind {
+    /// Bytes at its offset, which become a file.
+    Whole,
+    /// The same, which become a part of a file.
+    Partial,
+    /// Numbered parts.
+    Numbered,
+    /// Nothing: it is made of these.
+    Final {
+        parts: Vec<UploadId>,
+        /// Whether all of them are its own.
+        ready: bool,
+    },
+}
+
+/// How far a session is. Only `Open` and `Consumed` are ever left.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum SessionState {
+    Open,
+    Completed(Box<SessionResult>),
+    Aborted { at: Timestamp },
+    Expired { at: Timestamp },
+    /// It belongs to a session made of parts, and shares its fate.
+    Consumed { by: UploadId, at: Timestamp },
+}
+
+/// What a session became.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SessionResult {
+    pub(crate) space: SpaceId,
+    pub(crate) path: String,
+    pub(crate) node: NodeId,
+    pub(crate) size: u64,
+    pub(crate) etag: Etag,
+    pub(crate) revision: u64,
+    pub(crate) content_type: Option<Arc<str>>,
+    pub(crate) sha256: Option<Sha256>,
+    pub(crate) modified: Timestamp,
+    pub(crate) created: bool,
+    pub(crate) at: Timestamp,
+}
+
+/// A piece of a session that is a record, or stands behind one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) size: u64,
+    /// Of numbered parts.
+    pub(crate) sha256: Option<Sha256>,
+    /// What its chunks were staged as.
+    pub(crate) blob: BlobId,
+    pub(crate) created: Timestamp,
+    pub(crate) content: Content,
+}
+
+/// Who needs the chunks that were staged under a blob id.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Owner {
+    pub(crate) upload: UploadId,
+    /// The blob that they become part of.
+    pub(crate) blob: BlobId,
+    /// The numbered part that they are.
+    pub(crate) part: Option<u32>,
+}
+
+impl Session {
+    /// Whether it ends as a file of its own.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.kind == SessionKind::Partial
+    }
+
+    /// Bytes of the chunks that are settled.
+    pub(crate) fn base(&self) -> u64 {
+        self.layout.iter().map(|chunk| chunk.length).sum()
+    }
+
+    /// Whether an open session needs this chunk, as far as its own record says.
+    pub(crate) fn holds(&self, chunk: ChunkId) -> bool {
+        let piece = chunk.blob == self.blob && chunk.index >= self.next_index;
+        piece || self.layout.iter().any(|known| known.id == chunk)
+    }
+}
+
+pub(crate) fn session_key(upload: UploadId) -> Bytes {
+    key(*b"se", &[upload.as_bytes()])
+}
+
+/// Prefix of all sessions.
+pub(crate) fn sessions_prefix() -> Bytes {
+    key(*b"se", &[])
+}
+
+pub(crate) fn user_session_key(user: UserId, upload: UploadId) -> Bytes {
+    key(*b"su", &[user.as_bytes(), upload.as_bytes()])
+}
+
+/// Prefix of the open sessions of a user.
+pub(crate) fn user_sessions_prefix(user: UserId) -> Bytes {
+    key(*b"su", &[user.as_bytes()])
+}
+
+pub(crate) fn sessions_count_key(user: UserId) -> Bytes {
+    key(*b"sc", &[user.as_bytes()])
+}
+
+/// Prefix of the numbers of open sessions of all users.
+pub(crate) fn sessions_counts_prefix() -> Bytes {
+    key(*b"sc", &[])
+}
+
+pub(crate) fn cleanup_key(upload: UploadId) -> Bytes {
+    key(*b"sd", &[upload.as_bytes()])
+}
+
+/// Prefix of the sessions that are to be cleaned up.
+pub(crate) fn cleanups_prefix() -> Bytes {
+    key(*b"sd", &[])
+}
+
+pub(crate) fn part_key(upload: UploadId, number: u32) -> Bytes {
+    key(*b"up", &[upload.as_bytes(), &number.to_be_bytes()])
+}
+
+/// Prefix of the pieces and parts of a session that are records.
+pub(crate) fn parts_prefix(upload: UploadId) -> Bytes {
+    key(*b"up", &[upload.as_bytes()])
+}
+
+/// The number in the key of a part.
+pub(crate) fn part_number(key: &[u8]) -> u32 {
+    key.last_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+pub(crate) fn parts_count_key(upload: UploadId) -> Bytes {
+    key(*b"uq", &[upload.as_bytes()])
+}
+
+pub(crate) fn owner_key(blob: BlobId) -> Bytes {
+    key(*b"ow", &[&blob.to_bytes()])
+}
+
+/// Prefix of the owners of all staged chunks.
+pub(crate) fn owners_prefix() -> Bytes {
+    key(*b"ow", &[])
+}
+
+/// The stored form of a part: its record, then its bytes if they are inline.
+pub(crate) fn encode_part(part: &Part) -> Bytes {
+    let mut bytes = Vec::from(encode(part));
+    if let Content::Inline(body) = &part.content {
+        bytes.extend_from_slice(body);
+    }
+    bytes.into()
+}
+
+/// The part of a stored form; inline bytes share its memory.
+pub(crate) fn decode_part(key: &[u8], bytes: &Bytes) -> Result<Part> {
+    let (mut part, body) = decode_tail::<Part>(key, bytes)?;
+    if let Content::Inline(inline) = &mut part.content {
+        if body.len() as u64 != part.size {
+            return Err(super::damaged(key));
+        }
+        *inline = body;
+    }
+    Ok(part)
+}
