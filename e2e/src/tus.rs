@@ -85,13 +85,21 @@ impl Upload {
         self.client.send("PATCH", &self.url, &headers, Some(bytes))
     }
 
-    /// Begins a piece of `length` bytes on a connection of its own, and sends only `bytes` of it.
+    /// Begins a piece of `length` bytes on a connection of its own, and sends only `bytes` of it,
+    /// once the server has begun to read.
     pub fn patch_part(&self, offset: u64, length: u64, bytes: &[u8]) -> Conn {
         let (offset, length) = (offset.to_string(), length.to_string());
-        let headers = [RESUMABLE, PIECE, ("Upload-Offset", &offset), ("Content-Length", &length)];
+        let headers = [
+            RESUMABLE,
+            PIECE,
+            ("Upload-Offset", &offset),
+            ("Content-Length", &length),
+            ("Expect", "100-continue"),
+        ];
         let mut conn = Conn::open(self.client.addr()).expect("connect");
         let head = self.client.head_of("PATCH", &self.url, &headers);
         conn.send(head.as_bytes()).expect("send the head of a piece");
+        assert_eq!(conn.any_head().expect("an interim answer").status, 100);
         conn.send(bytes).expect("send a part of a piece");
         conn
     }

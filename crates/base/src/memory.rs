@@ -35,8 +35,9 @@ pub const BUDGET_DEFAULT: usize = 64 << 20;
 /// or as clients that stand still are given up; what has not come by then does not come soon.
 pub const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// Longest wait for a share before a request has begun: it is told to come again instead.
-pub const ENTRY_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for a share before a request has begun: it is told to come again instead. Longer
+/// than clients may stand still while others wait, so that their share can come back.
+pub const ENTRY_WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// What memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

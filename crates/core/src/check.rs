@@ -27,8 +27,9 @@ use crate::{
     report::{CheckCounts, CheckReport, Finding},
     schema::{
         self, Authority, Blob, BlobState, Content, DirState, Dirent, DirentBody, FileState,
-        LoadOf, LoadState, Location, Place, QUOTA_LIVE, QUOTA_RETAINED, Space, Trashed, TrashedBody,
+        LoadOf, LoadState, Location, Place, QUOTA_LIVE, QUOTA_RESERVED, QUOTA_RETAINED, Space, Trashed, TrashedBody,
     },
+    session::SessionSums,
     txn,
     work::Class,
 };
@@ -55,7 +56,12 @@ impl Larder {
     pub(crate) async fn check_in(&self, snapshot: &dyn Snapshot) -> Result<CheckReport> {
         self.inner.require_loaded()?;
         let loads = loads(snapshot).await?;
-        let mut check = Check { larder: self, snapshot, loads, report: CheckReport::default() };
+        let sessions = self.check_sessions(snapshot).await?;
+        let report = CheckReport::default();
+        let mut check = Check { larder: self, snapshot, loads, sessions, report };
+        for (invariant, detail) in std::mem::take(&mut check.sessions.findings) {
+            check.violated(invariant, detail);
+        }
         check.spaces().await?;
         check.locations().await?;
         check.blobs().await?;
@@ -71,6 +77,7 @@ struct Check<'a> {
     snapshot: &'a dyn Snapshot,
     /// What is being loaded is nothing whole yet, and seen by nobody.
     loads: Vec<LoadState>,
+    sessions: SessionSums,
     report: CheckReport,
 }
 
@@ -155,6 +162,12 @@ impl Check<'_> {
         }
         let (meters, _) = txn::counters(self.snapshot, &schema::quota_key(id)).await?;
         let (live, retained) = (meters[QUOTA_LIVE], meters[QUOTA_RETAINED]);
+        let promised = self.sessions.reserved.get(&id).copied().unwrap_or(0);
+        let reserved = meters[QUOTA_RESERVED];
+        if reserved != promised {
+            let detail = format!("space {id}: reserved is {reserved}, uploads have {promised}");
+            self.violated("Q4", detail);
+        }
         if live != sums.live {
             self.violated("Q1", format!("space {id}: live is {live}, files have {}", sums.live));
         }
@@ -609,7 +622,10 @@ impl Check<'_> {
                         }
                         let snapshot = self.larder.inner.meta.snapshot().await?;
                         let key = schema::blob_key(chunk.blob);
-                        if snapshot.get(&key).await?.is_none() && store.head(chunk).await.is_ok() {
+                        if snapshot.get(&key).await?.is_none()
+                            && !self.larder.is_owned(&*snapshot, chunk).await?
+                            && store.head(chunk).await.is_ok()
+                        {
                             self.violated("B3", format!("chunk {chunk} belongs to no blob"));
                         }
                     }

@@ -114,7 +114,7 @@ fn rates_count_addresses_and_keys_for_themselves() {
     let root = server.client();
     let key = |name: &str| {
         let made = root.json("POST", "/v1/users/root/keys", &json!({ "name": name })).expect(201);
-        Client::with_key(root.addr(), text(&made.json(), "secret"))
+        Client::with_key(root.addr(), text(&made.json(), "key"))
     };
     let (one, two) = (key("one"), key("two"));
     for client in [&one, &two] {

@@ -49,9 +49,7 @@ fn r01_a_second_piece_at_one_offset_cuts_the_first_off() {
     let upload = Upload::new(&client, "f", body.len() as u64);
     // The first stands still half way, as over a connection that nobody knows to be dead.
     let mut stuck = upload.patch_part(0, body.len() as u64, &body[..700_000]);
-    let arrived =
-        || tool::wait_until(Duration::from_secs(5), || client.pages("/v1/uploads").len() == 1);
-    assert!(arrived());
+    thread::sleep(Duration::from_millis(100));
     let started = Instant::now();
     let second = upload.another();
     let answer = second.patch(0, &body);
@@ -82,6 +80,7 @@ fn r02_an_offset_that_was_told_is_taken_and_no_late_byte_moves_it() {
         let path = format!("f{round}");
         let upload = Upload::new(&client, &path, body.len() as u64);
         let mut zombie = upload.patch_part(0, body.len() as u64, &body[..200_000]);
+        thread::sleep(Duration::from_millis(10 * u64::from(round)));
         let offset = upload.offset();
         // It goes on writing after the offset was handed out.
         zombie.send(&[0xee; 100_000]).ok();
@@ -161,10 +160,11 @@ fn r04_a_last_byte_at_the_moment_of_expiry_completes_or_leaves_nothing() {
             let upload = Upload::new(&client, &format!("f{number}"), body.len() as u64);
             let head = upload.patch(0, &body[..19_999]).expect(204);
             assert!(head.header("upload-expires").is_some());
-            (upload, dice.below(100))
+            (upload, dice.below(400))
         })
         .collect();
-    // Each is completed within 50 ms around the end of its life, as the listing tells it.
+    // Each is completed around the end of its life, as the listing tells it, and around the sweep
+    // that comes next.
     let ends: std::collections::BTreeMap<String, u64> = client
         .pages("/v1/uploads")
         .iter()

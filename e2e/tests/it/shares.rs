@@ -80,12 +80,13 @@ impl Door {
         }
     }
 
-    /// Whether the credential allows what takes this role.
-    fn allows(self, takes: usize) -> bool {
+    /// Whether the credential allows `verb`, which takes this role.
+    fn allows(self, verb: &str, takes: usize) -> bool {
         match self {
             Self::Password | Self::FullKey => true,
             Self::WriteKey | Self::AppPassword => takes <= EDITOR,
-            Self::ReadKey => takes == VIEWER,
+            // The copy is written to one's own home.
+            Self::ReadKey => takes == VIEWER && verb != "copy-out",
         }
     }
 }
@@ -169,14 +170,14 @@ fn every_cell_of_doors_verbs_and_roles_is_as_the_table_says() {
                     share(&root, "matrix", &format!("{dir}/in"), &more)
                 });
                 let answer = run(&client, verb, &format!("{dir}/in"), &inside);
-                let allowed = role >= *takes && door.allows(*takes);
+                let allowed = role >= *takes && door.allows(verb, *takes);
                 let cell = format!("{verb} as {role_name} by {door:?}: {}", answer.status);
                 if allowed {
                     assert!((200..300).contains(&answer.status), "{cell}");
                 } else if role == NONE {
                     // Who has nothing there learns nothing, but that a key does not allow it.
                     assert!(matches!(answer.status, 403 | 404), "{cell}");
-                    assert!(answer.status == 404 || !door.allows(*takes), "{cell}");
+                    assert!(answer.status == 404 || !door.allows(verb, *takes), "{cell}");
                 } else {
                     assert_eq!(answer.status, 403, "{cell}");
                 }
@@ -185,7 +186,7 @@ fn every_cell_of_doors_verbs_and_roles_is_as_the_table_says() {
                     let beside = run(&client, verb, &format!("{dir}/out"), &outside);
                     let cell = format!("{verb} beside as {role_name} by {door:?}");
                     assert!(matches!(beside.status, 403 | 404), "{cell}: {}", beside.status);
-                    assert!(beside.status == 404 || !door.allows(*takes), "{cell}");
+                    assert!(beside.status == 404 || !door.allows(verb, *takes), "{cell}");
                 }
                 cells += 1;
                 if let Some(grant) = grant {
@@ -239,10 +240,11 @@ fn a_running_upload_ends_within_seconds_of_the_revocation() {
     socket.set_nonblocking(true).unwrap();
     let told = loop {
         assert!(revoked.elapsed() < Duration::from_secs(15), "the upload goes on");
-        let _ = socket.write(&[1; 1000]);
+        // Once it is told, what it sends is for nobody.
+        let sent = socket.write(&[1; 1000]);
         match socket.read(&mut answer) {
             Ok(count) if count > 0 => break String::from_utf8_lossy(&answer).into_owned(),
-            Ok(_) => panic!("closed without an answer"),
+            Ok(_) => panic!("closed without an answer: {sent:?}"),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     };
@@ -296,7 +298,8 @@ fn a_link_works_without_an_account_within_its_terms_and_shows_nothing_else() {
             "/v1/me".to_owned(),
             "/v1/admin/check".to_owned(),
         ] {
-            client.send("GET", &target, &open, None).expect(401);
+            // Wrong passwords are slowed down after some.
+            client.send("GET", &target, &open, None).expect_any(&[401, 429]);
         }
     }
     root.send("GET", "/v1/spaces/@link/list/", &[], None).expect_problem(404, "not_found");

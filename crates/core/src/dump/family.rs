@@ -56,9 +56,11 @@ pub(crate) enum OfSpace {
 
 impl Family {
     /// Whether it must be empty in an instance that a whole dump is loaded into: all that dumps
-    /// have, but the one user.
+    /// have, but the one user, and jobs, which are about nothing there.
     pub(crate) fn must_be_empty(&self) -> bool {
-        self.form != Form::Never && !matches!(&self.name, b"us" | b"un")
+        self.form != Form::Never
+            && self.of_space != OfSpace::Job
+            && !matches!(&self.name, b"us" | b"un")
     }
 }
 
@@ -102,7 +104,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family(*b"lt", Form::Plain, OfSpace::No, "made from `lk`"),
     family(*b"si", Form::Plain, OfSpace::No, "made from `sh`"),
     family(*b"sy", Form::Plain, OfSpace::No, "made from `sh`"),
-    family(*b"jb", Form::Plain, OfSpace::Job, "work that is left: it goes on"),
+    family(*b"jb", Form::Plain, OfSpace::Job, "work that is left: it goes on, looks do not"),
     family(*b"jx", Form::Plain, OfSpace::Job, "as `jb`"),
     family(*b"jc", Form::Plain, OfSpace::Job, "as `jb`"),
     family(*b"jd", Form::Never, OfSpace::No, "a log of what the dumped instance has done"),
@@ -117,6 +119,13 @@ pub(crate) const FAMILIES: &[Family] = &[
     family(*b"cf", Form::Never, OfSpace::No, "its keys are commits of one engine: cursors end"),
     family(*b"cb", Form::Never, OfSpace::No, "a loaded space has a feed that begins anew"),
     family(*b"lw", Form::Never, OfSpace::No, "a pace, kept by the clock of one machine"),
+    family(*b"se", Form::Never, OfSpace::No, "unfinished uploads go on where they are"),
+    family(*b"su", Form::Never, OfSpace::No, "as `se`"),
+    family(*b"sc", Form::Never, OfSpace::No, "as `se`"),
+    family(*b"sd", Form::Never, OfSpace::No, "as `se`"),
+    family(*b"up", Form::Never, OfSpace::No, "as `se`"),
+    family(*b"uq", Form::Never, OfSpace::No, "as `se`"),
+    family(*b"ow", Form::Never, OfSpace::No, "loaded chunks are staged under the ids of their blobs"),
     family(*b"ox", Form::Never, OfSpace::No, "belongs to requests of the dumped instance"),
     family(*b"oc", Form::Never, OfSpace::No, "as `ox`"),
     family(*b"mk", Form::Never, OfSpace::No, "every installation has its own; the header has it"),

@@ -24,7 +24,7 @@ use crate::{
 pub const MAGIC: [u8; 12] = *b"larder-dump\x01";
 
 /// Most bytes in one frame, its head and checksum excepted.
-pub const FRAME_BYTES_MAX: usize = 2 << 20;
+pub(crate) const FRAME_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes in front of the payload: kind and length.
 const HEAD_BYTES: usize = 5;

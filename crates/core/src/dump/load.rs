@@ -26,7 +26,7 @@ use std::{
 use bytes::Bytes;
 use larder_base::{
     ErrorKind, failpoint,
-    id::{BlobId, ChunkId, Incarnation, JobId, NodeId, SpaceId},
+    id::{ChunkId, Incarnation, JobId, NodeId, SpaceId},
 };
 use larder_meta::{CommitError, TxnSpec};
 use tokio::task::JoinHandle;
@@ -35,7 +35,7 @@ use super::{
     chunks::OpenChunk,
     family::{self, Family, OfSpace},
     format::{BlobHead, Counts, Frame, Frames, Header, Tally, cut_off, records_of},
-    share,
+    share, Subject,
 };
 use crate::{
     Larder,
@@ -424,7 +424,7 @@ impl Load {
             OfSpace::Job => {
                 if family.name == *b"jb" {
                     let job: Job = schema::decode(&key, &value)?;
-                    if super::space_of_job(&job.work) != Some(space) {
+                    if super::subject_of_job(&job.work) != Subject::Space(space) {
                         return Err(foreign());
                     }
                 }
@@ -555,21 +555,16 @@ impl Load {
         Ok(Incarnation(next))
     }
 
-    async fn new_blob_id(&mut self, of: BlobId) -> Result<BlobId> {
-        Ok(BlobId { incarnation: self.claim(of.incarnation).await?, counter: of.counter })
-    }
-
     async fn begin_blob(&mut self, mut head: BlobHead, content: Bytes) -> Result<()> {
         self.tally.blob(head.size);
-        head.id = self.new_blob_id(head.id).await?;
+        head.id.incarnation = self.claim(head.id.incarnation).await?;
         let Some(chunks) = &mut head.chunks else {
             return self.whole_blob(head, content).await;
         };
-        let mut chunks = std::mem::take(chunks);
-        for chunk in &mut chunks {
-            chunk.id.blob = self.new_blob_id(chunk.id.blob).await?;
+        // Whatever they were staged as there: here they are staged as this blob's.
+        for (index, chunk) in (0..=u32::MAX).zip(chunks) {
+            chunk.id = ChunkId { blob: head.id, index };
         }
-        head.chunks = Some(chunks);
         self.blob = Some(OpenBlob {
             head,
             next: 0,

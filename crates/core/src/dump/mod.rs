@@ -34,14 +34,27 @@ mod load;
 mod share;
 mod write;
 
-/// The space that a job is about.
-fn space_of_job(work: &JobWork) -> Option<SpaceId> {
+/// What must be finished by a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    /// Something of this space.
+    Space(SpaceId),
+    /// Something of the whole instance.
+    Instance,
+    /// Nothing: it looks at what there is, and another one can.
+    Nothing,
+}
+
+fn subject_of_job(work: &JobWork) -> Subject {
     match work {
         JobWork::Purge { space, .. }
         | JobWork::Unstage { space, .. }
-        | JobWork::PurgeSpace { space } => Some(*space),
-        #[allow(unreachable_patterns, reason = "work that is about no space")]
-        _ => None,
+        | JobWork::PurgeSpace { space }
+        | JobWork::Trim { space } => Subject::Space(*space),
+        JobWork::ForgetUser { .. } | JobWork::ForgetGroup { .. } => Subject::Instance,
+        JobWork::Scrub | JobWork::Check | JobWork::Collect | JobWork::Lifecycle { .. } => {
+            Subject::Nothing
+        }
     }
 }
 

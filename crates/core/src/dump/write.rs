@@ -32,7 +32,7 @@ use super::{
         BlobHead, ChunkHead, Counts, DumpedSpace, FrameWriter, Header, Parsed, Tally,
         append_record, records_frame,
     },
-    share,
+    share, Subject,
 };
 use crate::{
     Larder,
@@ -195,7 +195,11 @@ impl<'a> Scan<'a> {
         match self.space {
             None => {
                 for family in kept {
-                    self.all(family, &family.name).await?;
+                    match family.of_space {
+                        OfSpace::Job if family.name != *b"jb" => {}
+                        OfSpace::Job => self.jobs(None).await?,
+                        _ => self.all(family, &family.name).await?,
+                    }
                 }
             }
             Some(space) => {
@@ -240,7 +244,7 @@ impl<'a> Scan<'a> {
             OfSpace::Prefix | OfSpace::Space => self.all(family, &prefix).await,
             OfSpace::Node if family.name == *b"no" => self.nodes(space, schema::location_key).await,
             OfSpace::Node => self.nodes(space, schema::expiry_key).await,
-            OfSpace::Job if family.name == *b"jb" => self.jobs(space).await,
+            OfSpace::Job if family.name == *b"jb" => self.jobs(Some(space)).await,
             OfSpace::Job => Ok(()),
         }
     }
@@ -270,7 +274,8 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    async fn jobs(&mut self, space: SpaceId) -> Result<()> {
+    /// The jobs that must be finished, of the space or all, with what is known of them.
+    async fn jobs(&mut self, space: Option<SpaceId>) -> Result<()> {
         let mut after: Option<Bytes> = None;
         loop {
             let prefix = schema::jobs_prefix();
@@ -279,7 +284,8 @@ impl<'a> Scan<'a> {
             after = Some(last.clone());
             for (key, record) in &page {
                 let job: Job = schema::decode(key, &record.value)?;
-                if super::space_of_job(&job.work) != Some(space) {
+                let of = super::subject_of_job(&job.work);
+                if of == Subject::Nothing || space.is_some_and(|id| of != Subject::Space(id)) {
                     continue;
                 }
                 self.any_record(key, record).await?;

@@ -41,6 +41,7 @@ use crate::{
 };
 
 mod append;
+mod check;
 mod complete;
 mod concat;
 mod live;
@@ -51,6 +52,7 @@ mod piece;
 mod sweep;
 
 pub use append::Append;
+pub(crate) use check::SessionSums;
 pub use larder_base::checksum::Checksum;
 pub(crate) use complete::SessionEnd;
 use live::Turn;
