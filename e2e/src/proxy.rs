@@ -1,16 +1,20 @@
 //! A TCP proxy on loopback that breaks connections on purpose.
 //!
+//! What it does to them is a plan of steps, each after so many more bytes to the server: cut the
+//! connection that sends them, or hold everything still until the server has moved.
+//!
 //! Promises: a connection that is cut has passed on exactly the bytes that it was allowed to, and
 //! ends on both sides at once; what is swallowed never reaches the client. The server behind
 //! it can move (a restarted one has another port).
 //! Not here: delays and bandwidth, packet loss.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -18,16 +22,47 @@ use std::{
 
 use socket2::SockRef;
 
+/// What happens after so many more bytes to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The connection that brings them ends.
+    Cut(u64),
+    /// Nothing moves any more until [`Proxy::move_to`].
+    Hold(u64),
+}
+
 #[derive(Debug)]
 struct Shared {
     upstream: Mutex<SocketAddr>,
-    /// Bytes to the server until the next cut; negative for no cut.
-    until_cut: AtomicI64,
+    plan: Mutex<VecDeque<Step>>,
     cuts: AtomicU32,
+    held: AtomicBool,
     /// Whether answers are thrown away, with their connection.
     swallow: AtomicBool,
     sent: AtomicU64,
     end: AtomicBool,
+}
+
+impl Shared {
+    /// How many of `read` bytes may go on, and what comes then.
+    fn pass(&self, read: u64) -> (u64, Option<Step>) {
+        let mut plan = self.plan.lock().expect("lock");
+        let Some(step) = plan.front_mut() else { return (read, None) };
+        let (Step::Cut(left) | Step::Hold(left)) = step;
+        if *left > read {
+            *left -= read;
+            return (read, None);
+        }
+        let pass = *left;
+        (pass, plan.pop_front())
+    }
+
+    /// Waits while everything is held.
+    fn wait(&self) {
+        while self.held.load(Ordering::Acquire) && !self.end.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// The proxy.
@@ -45,8 +80,9 @@ impl Proxy {
         let addr = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             upstream: Mutex::new(upstream),
-            until_cut: AtomicI64::new(-1),
+            plan: Mutex::default(),
             cuts: AtomicU32::new(0),
+            held: AtomicBool::new(false),
             swallow: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             end: AtomicBool::new(false),
@@ -71,14 +107,20 @@ impl Proxy {
         self.addr
     }
 
-    /// The server has moved.
+    /// The server has moved; what was held goes on, if its connections still are.
     pub fn move_to(&self, upstream: SocketAddr) {
         *self.shared.upstream.lock().expect("lock") = upstream;
+        self.shared.held.store(false, Ordering::Release);
     }
 
-    /// Cuts the connection that sends it after `bytes` more bytes to the server.
-    pub fn cut_after(&self, bytes: u64) {
-        self.shared.until_cut.store(bytes as i64, Ordering::Relaxed);
+    /// Does this next, step by step.
+    pub fn plan(&self, steps: impl IntoIterator<Item = Step>) {
+        *self.shared.plan.lock().expect("lock") = steps.into_iter().collect();
+    }
+
+    /// Whether it holds everything still.
+    pub fn holds(&self) -> bool {
+        self.shared.held.load(Ordering::Acquire)
     }
 
     /// How many connections have been cut.
@@ -106,6 +148,7 @@ impl Drop for Proxy {
 }
 
 fn carry(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    shared.wait();
     let upstream = *shared.upstream.lock().expect("lock");
     let server = match TcpStream::connect_timeout(&upstream, Duration::from_secs(5)) {
         Ok(server) => server,
@@ -120,37 +163,47 @@ fn carry(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let back = Arc::clone(shared);
     let answers = thread::spawn(move || answers(&from, &to, &back));
     let mut piece = vec![0; 64 << 10];
-    let (mut reader, mut writer) = (client, &server);
+    let mut reader = client;
     loop {
         let read = match reader.read(&mut piece) {
             Ok(0) | Err(_) => break,
             Ok(read) => read,
         };
-        let mut pass = read;
-        let mut cut = false;
-        // One budget for all connections: whoever uses it up is cut.
-        let before = shared.until_cut.load(Ordering::Relaxed);
-        if before >= 0 {
-            let left = shared.until_cut.fetch_sub(read as i64, Ordering::Relaxed);
-            if left >= 0 && left <= read as i64 {
-                shared.until_cut.store(-1, Ordering::Relaxed);
-                (pass, cut) = (left as usize, true);
-            }
-        }
-        if writer.write_all(&piece[..pass]).is_err() {
-            break;
-        }
-        shared.sent.fetch_add(pass as u64, Ordering::Relaxed);
-        if cut {
-            shared.cuts.fetch_add(1, Ordering::Relaxed);
-            reset(client);
-            reset(&server);
+        if !forward(client, &server, &piece[..read], shared) {
             break;
         }
     }
     server.shutdown(Shutdown::Write).ok();
     answers.join().ok();
     Ok(())
+}
+
+/// Passes `bytes` on as the plan has it; whether the connection goes on.
+fn forward(client: &TcpStream, mut server: &TcpStream, bytes: &[u8], shared: &Shared) -> bool {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        shared.wait();
+        let (pass, step) = shared.pass(rest.len() as u64);
+        let (now, later) = rest.split_at(pass as usize);
+        if server.write_all(now).is_err() {
+            // The server has gone: so does the client's connection.
+            reset(client);
+            return false;
+        }
+        shared.sent.fetch_add(pass, Ordering::Relaxed);
+        rest = later;
+        match step {
+            None => {}
+            Some(Step::Hold(_)) => shared.held.store(true, Ordering::Release),
+            Some(Step::Cut(_)) => {
+                shared.cuts.fetch_add(1, Ordering::Relaxed);
+                reset(client);
+                reset(server);
+                return false;
+            }
+        }
+    }
+    true
 }
 
 fn answers(mut server: &TcpStream, mut client: &TcpStream, shared: &Shared) {

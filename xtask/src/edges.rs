@@ -33,6 +33,7 @@ const ANY: &[&str] = &["*"];
 const WALLS: &[(&str, &[&str])] = &[
     ("anyhow", &["larder", "larder-e2e", "xtask"]),
     ("argon2", &["larder-core"]),
+    ("chacha20poly1305", &["larder-core"]),
     ("clap", &["larder"]),
     ("http", &["larder-http", "larder-rest", "larder", "larder-e2e"]),
     ("http-body-util", &["larder-http", "larder-rest", "larder", "larder-e2e"]),

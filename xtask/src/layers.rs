@@ -21,7 +21,7 @@ const LEVELS: &[&[&str]] = &[
     &["lib"],
     &["check", "job", "testing"],
     &["copy", "dump"],
-    &["relocate", "revision"],
+    &["relocate", "revision", "session"],
     &["download", "share", "trash", "upload"],
     &["blob", "tree"],
     &["room"],

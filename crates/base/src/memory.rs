@@ -148,6 +148,11 @@ impl Memory {
         state.used.saturating_sub(state.kept)
     }
 
+    /// Bytes of all shares for `kind`.
+    pub fn used_for(&self, kind: Use) -> usize {
+        self.shared.of(kind).load(Relaxed)
+    }
+
     /// How many eighths of it are free; none while somebody waits for room. Sizes of buffers and
     /// patience with clients that stand still depend on it.
     pub fn room(&self) -> usize {

@@ -169,6 +169,12 @@ pub(crate) fn carried<F: Future>(task: F) -> impl Future<Output = F::Output> {
     }
 }
 
+/// Fails if this request has been done before: an operation that does not know its answer of then
+/// must not even begin.
+pub(crate) fn refuse_repeated() -> Result<()> {
+    if is_repeated() { Err(not_kept()) } else { Ok(()) }
+}
+
 fn not_kept() -> Error {
     let detail = "this was done before under the same Idempotency-Key; its answer was not kept";
     Error::new(ErrorKind::Conflict, detail)
@@ -251,9 +257,6 @@ impl Larder {
             return Ok(None);
         }
         let Some(context) = current() else { return Ok(None) };
-        if context.before.is_some() {
-            return Err(not_kept());
-        }
         if context.recorded.load(Ordering::Acquire) {
             return Ok(None);
         }

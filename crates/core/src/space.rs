@@ -51,6 +51,11 @@ impl Larder {
             return Ok(*id);
         }
         let key = schema::home_key(caller.user);
+        let snapshot = self.inner.meta.snapshot().await?;
+        if let Some(home) = txn::get::<SpaceId>(&*snapshot, &key).await? {
+            return Ok(self.remember_home(caller, home.value));
+        }
+        drop(snapshot);
         let (id, _) = transact!(self, None, |txn| {
             if let Some(home) = txn.get::<SpaceId>(&key).await? {
                 return Ok(self.remember_home(caller, home.value));

@@ -265,6 +265,7 @@ impl Attempts {
 impl Larder {
     /// Starts an attempt.
     pub(crate) async fn begin(&self, attempts: &mut Attempts) -> Result<Txn> {
+        idempotency::refuse_repeated()?;
         if attempts.made > 0 {
             let wait = PAUSE_MAX.min(Duration::from_micros(200 << attempts.made.min(16)));
             let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);

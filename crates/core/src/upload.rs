@@ -12,9 +12,10 @@
 //!
 //! Not here: resumable sessions (`session`), which end in the same commit.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use larder_base::{
     ErrorKind, Outcome,
     id::{NodeId, SpaceId},
@@ -41,7 +42,6 @@ use crate::{
         self, Blob, BlobState, Content, Dirent, DirentBody, FileState, Location, Origin, Place,
         Space,
     },
-    session::SessionEnd,
     tree::{
         create::{OpenPlace, free_name, no_parent, open_parent},
         lookup::{self, Chain, Found},
@@ -356,7 +356,7 @@ impl Upload {
                 return Ok(Written { entry, created, durability: (1, 1) });
             }
             let commit =
-                Commit { place, options, content_type, finished, reservation, session: None };
+                Commit { place, options, content_type, finished, reservation, carrier: None };
             if commit.finished.staged.is_none() {
                 return commit.run(&larder).await;
             }
@@ -387,8 +387,23 @@ pub(crate) struct Commit {
     pub(crate) content_type: Arc<str>,
     pub(crate) finished: Finished,
     pub(crate) reservation: Option<Reservation>,
-    /// The session that brought the body, which ends with the commit.
-    pub(crate) session: Option<SessionEnd>,
+    /// What brought the body, if that was no single request.
+    pub(crate) carrier: Option<Box<dyn Carrier>>,
+}
+
+/// What brought a body in more than one request; it ends in the commit that makes the body a
+/// revision.
+pub(crate) trait Carrier: fmt::Debug + Send + Sync {
+    /// Bytes that it has reserved in this space, and that count no more with the commit.
+    fn reserved_in(&self, space: SpaceId) -> u64;
+
+    /// Ends it in the transaction that makes the revision.
+    fn end<'a>(
+        &'a self,
+        larder: &'a Larder,
+        txn: &'a mut Txn,
+        written: &'a Written,
+    ) -> BoxFuture<'a, Result<()>>;
 }
 
 impl Commit {
@@ -433,7 +448,8 @@ impl Commit {
             check_conditions(&self.options.conditions, current.as_ref())?;
             if space.limits.live.is_some() {
                 let replaced = current.as_ref().map_or(0, |(_, state)| state.value.size);
-                let reserved = self.session.as_ref().map_or(0, |end| end.reserved_in(id));
+                let carrier = self.carrier.as_ref();
+                let reserved = carrier.map_or(0, |carrier| carrier.reserved_in(id));
                 let more = self.finished.size.saturating_sub(replaced).saturating_sub(reserved);
                 larder.promise(&mut txn, id, &space, more).await?;
             }
@@ -456,8 +472,8 @@ impl Commit {
                 expiry::set(&mut txn, id, entry.id, entry.revision, at).await?;
                 entry.expires = Some(at);
             }
-            if let Some(session) = &self.session {
-                session.put(larder, &mut txn, &written).await?;
+            if let Some(carrier) = &self.carrier {
+                carrier.end(larder, &mut txn, &written).await?;
             }
             txn.outcome(&KeptEntry::of(&written.entry, written.created));
             written

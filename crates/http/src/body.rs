@@ -26,7 +26,11 @@ use larder_base::{
 };
 use larder_core::Error;
 
-use crate::{Received, digest, rate::Pace};
+use crate::{
+    Received, digest,
+    rate::Pace,
+    serve::{SHORT_TIMEOUT, is_short},
+};
 
 /// How slowly the body of a request may come. Only time in which we wait for it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,12 @@ impl Patience {
     pub fn with_rate(idle: Duration, window: Duration, rate: u64) -> Self {
         let bytes = u128::from(rate) * window.as_millis() / 1000;
         Self { idle, window, bytes: u64::try_from(bytes).unwrap_or(u64::MAX).max(1) }
+    }
+
+    /// Least bytes in `time`.
+    fn bytes_in(&self, time: Duration) -> u64 {
+        let bytes = u128::from(self.bytes) * time.as_nanos() / self.window.as_nanos().max(1);
+        u64::try_from(bytes).unwrap_or(u64::MAX).max(1)
     }
 }
 
@@ -364,8 +374,8 @@ enum Held {
     Free,
     /// To be taken before the body is asked for.
     Wanted(Memory),
-    /// Taken, until the body is dropped.
-    Taken { _share: Share },
+    /// Taken of this, until the body is dropped.
+    Taken { _share: Share, of: Memory },
 }
 
 /// While nothing comes.
@@ -398,6 +408,9 @@ struct Waiting {
     /// The same for a time without any byte.
     idle: Duration,
     idle_mark: u64,
+    /// The same for a time after which a slow one must go if memory is short.
+    turn: Duration,
+    turn_mark: u64,
 }
 
 impl RequestBody {
@@ -465,7 +478,7 @@ impl RequestBody {
                 let detail = "too many bodies are on their way; try again later";
                 Error::new(ErrorKind::Busy, detail).with_retry_after(BUSY_PAUSE)
             };
-            self.memory = Held::Taken { _share: share.ok_or_else(busy)? };
+            self.memory = Held::Taken { _share: share.ok_or_else(busy)?, of: memory.clone() };
         }
         loop {
             if let (Some(pace), Some(time)) = (&self.pace, self.free_at) {
@@ -543,7 +556,11 @@ impl RequestBody {
         }
         let (patience, received) = (self.patience, self.received);
         let waiting = self.waiting.get_or_insert_with(|| Waiting::new(patience, received));
-        let too_slow = std::task::ready!(waiting.poll(cx, &self.env, patience, received));
+        let memory = match &self.memory {
+            Held::Taken { of, .. } => Some(of),
+            Held::Free | Held::Wanted(_) => None,
+        };
+        let too_slow = std::task::ready!(waiting.poll(cx, &self.env, patience, received, memory));
         debug_assert!(too_slow == TooSlow);
         self.incoming.give_up();
         Poll::Ready(Err(Error::invalid("the body comes too slowly")))
@@ -592,7 +609,15 @@ struct TooSlow;
 impl Waiting {
     fn new(patience: Patience, received: u64) -> Self {
         let Patience { window, idle, .. } = patience;
-        Self { timer: None, window, window_mark: received, idle, idle_mark: received }
+        Self {
+            timer: None,
+            window,
+            window_mark: received,
+            idle,
+            idle_mark: received,
+            turn: SHORT_TIMEOUT,
+            turn_mark: received,
+        }
     }
 
     /// Something has come: what we do with it takes our time, not the client's.
@@ -605,6 +630,7 @@ impl Waiting {
     fn passed(&mut self, time: Duration) {
         self.window = self.window.saturating_sub(time);
         self.idle = self.idle.saturating_sub(time);
+        self.turn = self.turn.saturating_sub(time);
     }
 
     /// Waits on, until the client has had all its time.
@@ -614,6 +640,7 @@ impl Waiting {
         env: &Env,
         patience: Patience,
         received: u64,
+        memory: Option<&Memory>,
     ) -> Poll<TooSlow> {
         loop {
             if received > self.idle_mark {
@@ -625,7 +652,15 @@ impl Waiting {
             if self.window.is_zero() || self.idle.is_zero() {
                 return Poll::Ready(TooSlow);
             }
-            let left = self.window.min(self.idle);
+            if self.turn.is_zero() {
+                let slow = received - self.turn_mark < patience.bytes_in(SHORT_TIMEOUT);
+                if slow && memory.is_some_and(is_short) {
+                    return Poll::Ready(TooSlow);
+                }
+                (self.turn, self.turn_mark) = (SHORT_TIMEOUT, received);
+            }
+            let turn = memory.map_or(Duration::MAX, |_| self.turn);
+            let left = self.window.min(self.idle).min(turn);
             let (timer, _) = self.timer.get_or_insert_with(|| {
                 let sleeper = env.clone();
                 (Box::pin(async move { sleeper.sleep(left).await }), env.monotonic())

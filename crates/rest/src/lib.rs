@@ -30,6 +30,7 @@ mod jobs;
 mod keys;
 mod lifecycle;
 mod metrics;
+mod openapi;
 mod operation;
 mod revisions;
 mod route;

@@ -31,6 +31,7 @@ pub(crate) fn answer(inner: &Inner, route: Route<'_>, headers: &HeaderMap) -> An
         }
         Route::Ready => ready(inner),
         Route::Metrics => metrics(inner, headers),
+        Route::OpenApi => crate::openapi::get(inner),
         _ => Err(Error::internal("a route without credentials has no handler").into()),
     }
 }

@@ -110,10 +110,12 @@ pub(crate) enum Route<'a> {
     LinkList(&'a str, &'a str),
     /// `/v1/links/{token}/dirs/{path}`.
     LinkDir(&'a str, &'a str),
+    /// `/v1/openapi.json`.
+    OpenApi,
 }
 
 /// Number of route classes, for counting.
-pub(crate) const CLASSES: usize = 50;
+pub(crate) const CLASSES: usize = 51;
 
 /// Name and allowed methods of each class, by [`Route::class`]; the last is for no route.
 pub(crate) const TABLE: [(&str, &str); CLASSES] = [
@@ -166,6 +168,7 @@ pub(crate) const TABLE: [(&str, &str); CLASSES] = [
     ("lifecycle", "GET, HEAD, PUT, DELETE"),
     ("job", "GET, HEAD, DELETE"),
     ("tasks", "GET, HEAD"),
+    ("openapi", "GET, HEAD"),
     ("none", ""),
 ];
 
@@ -196,6 +199,7 @@ impl<'a> Route<'a> {
                 let (space, rest) = cut(rest);
                 if space.is_empty() { None } else { Self::space(space, rest) }
             }
+            ("openapi.json", "") if rest.is_none() => Some(Self::OpenApi),
             ("shares", "") => Some(Self::Shares),
             ("shares", id) if !id.contains('/') => Some(Self::Share(id)),
             ("links", rest) => Self::links(rest),
@@ -381,6 +385,7 @@ impl<'a> Route<'a> {
             Self::LinkList(..) => 44,
             Self::LinkDir(..) => 45,
             Self::Tasks => 48,
+            Self::OpenApi => 49,
         }
     }
 
@@ -396,7 +401,7 @@ impl<'a> Route<'a> {
 
     /// Whether it is answered without credentials.
     pub(crate) fn open(&self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Metrics)
+        matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::OpenApi)
     }
 }
 
@@ -454,6 +459,7 @@ mod tests {
             ("/v1/admin/load", Route::Load, "load"),
             ("/v1/spaces/s/changes", Route::Changes("s"), "changes"),
             ("/v1/spaces/s/references/a/b", Route::Reference("s", "a/b"), "reference"),
+            ("/v1/openapi.json", Route::OpenApi, "openapi"),
             ("/v1/shares", Route::Shares, "shares"),
             ("/v1/shares/i", Route::Share("i"), "share"),
             ("/v1/links/t", Route::Link("t"), "link"),
@@ -527,6 +533,7 @@ mod tests {
             (Route::Members("g"), "GET HEAD"),
             (Route::Member("g", "u"), "PUT DELETE"),
             (Route::Reference("s", "p"), "PUT"),
+            (Route::OpenApi, "GET HEAD"),
             (Route::Shares, "GET HEAD POST"),
             (Route::Share("i"), "GET HEAD PATCH DELETE"),
             (Route::Link("t"), "GET HEAD"),

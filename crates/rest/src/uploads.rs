@@ -22,7 +22,7 @@ use larder_core::{
     Append, AppendRefused, Caller, Checksum, Error, Larder, NewAppend, NewSession, PartInfo,
     SessionInfo, SessionState, SpaceRef, Written,
 };
-use larder_http::{RequestBody, ResponseBody, condition::Preconditions, date, digest};
+use larder_http::{Arrival, RequestBody, ResponseBody, condition::Preconditions, date, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -319,20 +319,22 @@ async fn append(
 async fn pour(mut append: Append, body: &mut RequestBody) -> Result<SessionInfo, Failure> {
     let mut cut_off = pin!(append.cut_off());
     let why = loop {
-        let piece = match select(pin!(body.next()), cut_off.as_mut()).await {
+        let piece = match select(pin!(body.next_or_pause()), cut_off.as_mut()).await {
             Either::Left((piece, _)) => piece,
             Either::Right(_) => {
                 break Error::new(ErrorKind::Conflict, "a newer request goes on with this upload");
             }
         };
-        match piece {
-            Ok(Some(bytes)) => {
-                if let Err(error) = append.write(bytes).await {
-                    break error;
-                }
+        let taken = match piece {
+            Ok(Arrival::Bytes(bytes)) => append.write(bytes).await,
+            Ok(Arrival::Pause(still)) => append.pause(still).await,
+            Ok(Arrival::End) => {
+                return append.finish().await.map_err(|error| refused(error, None));
             }
-            Ok(None) => return append.finish().await.map_err(|error| refused(error, None)),
-            Err(error) => break error,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            break error;
         }
     };
     // What has come of it counts, and the offset says so (where anybody is left to be told).
@@ -499,8 +501,12 @@ pub(crate) async fn put_part(mut call: Call<'_>, id: &str, number: &str) -> Answ
     }
     let new = NewAppend { length: call.body.declared(), checksum };
     let mut part = call.larder().append_part(&call.caller, id, number, new).await?;
-    while let Some(bytes) = call.body.next().await? {
-        part.write(bytes).await?;
+    loop {
+        match call.body.next_or_pause().await? {
+            Arrival::Bytes(bytes) => part.write(bytes).await?,
+            Arrival::Pause(still) => part.pause(still).await?,
+            Arrival::End => break,
+        }
     }
     let info = part.finish().await?;
     Ok(call::json(StatusCode::OK, &PartBody::from(&info))?)

@@ -119,7 +119,7 @@ fn a_dump_under_load_has_all_that_was_acknowledged_and_loads_into_an_empty_serve
         let got = loaded.get_revision(path, *revision).expect(200);
         assert_eq!(stamp::identify(&got.body), Ok(*stamp), "{path} revision {revision}");
     }
-    let anna = Client::new(target.addr(), "anna", PASSWORD);
+    let anna = anna.by_way_of(target.addr());
     assert_eq!(anna.get("hers").expect(200).body, b"of anna");
     oracle::all_is_well(&target, &loaded);
     oracle::all_is_well(&source, &client);

@@ -266,6 +266,9 @@ fn follow(
                     if ended {
                         return seen;
                     }
+                    if over.load(Ordering::SeqCst) {
+                        break;
+                    }
                 }
                 Ok(Said::End) | Err(_) => break,
             }
@@ -282,15 +285,15 @@ fn events_lose_and_repeat_nothing_through_dropped_connections_and_kills() {
     let mut server = Server::start();
     let cursor = now(&server.client());
     let addr = Mutex::new(server.addr());
-    let over = AtomicBool::new(false);
+    let (over, written) = (AtomicBool::new(false), AtomicBool::new(false));
     let (books, seen) = thread::scope(|scope| {
-        let (addr, over) = (&addr, &over);
+        let (addr, over, written) = (&addr, &over, &written);
         let writers: Vec<_> =
             (0..WRITERS).map(|writer| scope.spawn(move || write(addr, writer, over))).collect();
         let readers: Vec<_> = (0..3)
             .map(|_| {
                 let (mut dice, cursor) = (Dice::new(dice.roll()), cursor.clone());
-                scope.spawn(move || follow(addr, cursor, over, &mut dice))
+                scope.spawn(move || follow(addr, cursor, written, &mut dice))
             })
             .collect();
         for _ in 0..tool::knob("LARDER_E2E_KILLS", 4) {
@@ -302,6 +305,7 @@ fn events_lose_and_repeat_nothing_through_dropped_connections_and_kills() {
         thread::sleep(Duration::from_millis(500));
         over.store(true, Ordering::SeqCst);
         let books: Vec<Book> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        written.store(true, Ordering::SeqCst);
         let seen: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
         (books, seen)
     });

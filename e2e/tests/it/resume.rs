@@ -13,11 +13,13 @@ use larder_base::digest::Sha256;
 use larder_e2e::{
     client::Client,
     oracle,
-    proxy::Proxy,
+    proxy::{Proxy, Step},
     server::{Options, Server, cli},
     stamp::Stamp,
     tool::{self, Dice, knob},
 };
+
+use crate::tusclients::trouble;
 
 /// The command, as a user of this server and in its folder, by way of a proxy.
 fn larder(server: &Server, proxy: &Proxy, args: &[&str]) -> Command {
@@ -74,30 +76,21 @@ fn a_large_file_gets_through_cuts_and_kills() {
     let mut server = Server::start();
     let proxy = Proxy::start(server.addr());
     let digest = file(&server, "large", mib);
-    let mut dice = Dice::new(Dice::seed());
-    let part = (mib << 20) / 14;
-    proxy.cut_after(part);
+    proxy.plan(trouble(&mut Dice::new(Dice::seed()), mib << 20));
     let put = ["put", "--resumable-from", "1MiB", "large", "home:/in/large"];
     let mut child = larder(&server, &proxy, &put).spawn().unwrap();
-    let (mut cuts, mut kills) = (0, 0);
+    let mut kills = 0;
     while child.try_wait().unwrap().is_none() {
         thread::sleep(Duration::from_millis(2));
-        if proxy.cuts() > cuts {
-            cuts = proxy.cuts();
-            if [2, 5, 8].contains(&cuts) {
-                thread::sleep(Duration::from_millis(dice.below(200)));
-                server.kill9();
-                kills += 1;
-                server.restart();
-                proxy.move_to(server.addr());
-            }
-            if cuts < 10 {
-                proxy.cut_after(1 + dice.below(part));
-            }
+        if proxy.holds() {
+            server.kill9();
+            kills += 1;
+            server.restart();
+            proxy.move_to(server.addr());
         }
     }
     let stderr = succeeded(&child.wait_with_output().unwrap());
-    assert_eq!((cuts, kills), (10, 3));
+    assert_eq!((proxy.cuts(), kills), (10, 3));
     assert!(stderr.contains("trying again"), "it says what happens: {stderr}");
     let client = server.client();
     arrived(&server, &client, "in/large", digest);
@@ -169,7 +162,7 @@ fn a_directory_is_resumed_file_by_file_and_small_files_are_not_sessions() {
         fs::write(dir.join(format!("deep/small{number}")), Stamp::new(24, number).body(500))
             .unwrap();
     }
-    proxy.cut_after(5 << 20);
+    proxy.plan([Step::Cut(5 << 20)]);
     let put = ["put", "-r", "--resumable-from", "1MiB", "dir", "home:/dir"];
     succeeded(&larder(&server, &proxy, &put).output().unwrap());
     assert_eq!(proxy.cuts(), 1);
@@ -213,13 +206,12 @@ fn what_cannot_be_stored_ends_soon_and_says_why() {
     succeeded(&output.unwrap());
     client.get("one").expect(200);
     // A server that is away is waited for, and then given up with what to do.
+    let mut away = larder(&server, &proxy, &[&from[..], &["large", "home:/x"]].concat());
     let mut server = server;
     server.stop();
-    let output = larder(&server, &proxy, &[&from[..], &["large", "home:/x"]].concat());
-    let mut output = output;
     let started = Instant::now();
-    let output = output.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    let output = away.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(started.elapsed() < Duration::from_secs(150), "{:?}", started.elapsed());
 }
 

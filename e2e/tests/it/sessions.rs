@@ -160,7 +160,7 @@ fn r04_a_last_byte_at_the_moment_of_expiry_completes_or_leaves_nothing() {
             let upload = Upload::new(&client, &format!("f{number}"), body.len() as u64);
             let head = upload.patch(0, &body[..19_999]).expect(204);
             assert!(head.header("upload-expires").is_some());
-            (upload, dice.below(400))
+            (upload, 700 + dice.below(800))
         })
         .collect();
     // Each is completed around the end of its life, as the listing tells it, and around the sweep

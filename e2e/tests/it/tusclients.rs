@@ -14,7 +14,7 @@ use larder_base::digest::Sha256;
 use larder_e2e::{
     client::Client,
     oracle,
-    proxy::Proxy,
+    proxy::{Proxy, Step},
     server::{PASSWORD, Server, USER},
     stamp::Stamp,
     tool::{self, Dice, knob},
@@ -138,6 +138,15 @@ fn tuspy_uploads_in_all_its_ways() {
     oracle::all_is_well(&server, &client);
 }
 
+/// Ten cuts and three kills, within the bytes of the file however few are sent twice.
+pub(crate) fn trouble(dice: &mut Dice, bytes: u64) -> Vec<Step> {
+    let steps = (0..13).map(|number| {
+        let after = 1000 + dice.below(bytes / 15);
+        if [2, 6, 10].contains(&number) { Step::Hold(after) } else { Step::Cut(after) }
+    });
+    steps.collect()
+}
+
 /// Uploads over a proxy that cuts ten connections, while the server is killed three times.
 #[track_caller]
 fn through_trouble(foreign: &Foreign, modes: &[&str]) {
@@ -149,32 +158,25 @@ fn through_trouble(foreign: &Foreign, modes: &[&str]) {
     for mode in modes {
         let proxy = Proxy::start(server.addr());
         let endpoint = format!("http://{}/v1/uploads", proxy.addr());
+        proxy.plan(trouble(&mut dice, bytes));
         let mut child = foreign.command(mode, &endpoint, &file, mode).spawn().unwrap();
         let started = Instant::now();
-        let (mut cuts, mut kills) = (0, 0);
-        proxy.cut_after(bytes / 14 + dice.below(bytes / 14));
+        let mut kills = 0;
         while child.try_wait().unwrap().is_none() {
             assert!(started.elapsed() < PATIENCE, "{mode}: it takes for ever");
-            thread::sleep(Duration::from_millis(5));
-            if proxy.cuts() > cuts {
-                cuts = proxy.cuts();
-                if [2, 5, 8].contains(&cuts) {
-                    // Not only when nothing moves: a new connection may be at work already.
-                    thread::sleep(Duration::from_millis(dice.below(400)));
-                    server.kill9();
-                    kills += 1;
-                    server.restart();
-                    proxy.move_to(server.addr());
-                }
-                if cuts < 10 {
-                    proxy.cut_after(1 + dice.below(bytes / 14));
-                }
+            thread::sleep(Duration::from_millis(2));
+            if proxy.holds() {
+                // In the middle of a request.
+                server.kill9();
+                kills += 1;
+                server.restart();
+                proxy.move_to(server.addr());
             }
         }
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{} {mode}: {stderr}", foreign.name);
-        assert_eq!((cuts, kills), (10, 3), "{mode}: it was over too soon");
+        assert_eq!((proxy.cuts(), kills), (10, 3), "{mode}: it was over too soon");
         arrived(&server.client(), mode, digest);
         tool::say(format_args!(
             "{} {mode}: {} MiB, 10 cuts, 3 kills: {:.1} s, {:.2} x its bytes sent",

@@ -2,6 +2,7 @@
 // Prints one line of JSON. NODE_PATH says where the package is.
 'use strict';
 const fs = require('node:fs');
+const { PassThrough } = require('node:stream');
 const tus = require('tus-js-client');
 
 const [mode, endpoint, file, name, authorization] = process.argv.slice(2);
@@ -26,9 +27,9 @@ function options(more, done, failed) {
   };
 }
 
-function run(more) {
+function run(more, source = fs.createReadStream(file)) {
   return new Promise((resolve, reject) => {
-    const upload = new tus.Upload(fs.createReadStream(file), options(more, () => resolve(upload), reject));
+    const upload = new tus.Upload(source, options(more, () => resolve(upload), reject));
     upload.start();
   });
 }
@@ -60,7 +61,11 @@ const modes = {
   stream: () => run({}),
   chunks: () => run({ chunkSize: 1 << 20 }),
   creation: () => run({ uploadDataDuringCreation: true, chunkSize: 1 << 20 }),
-  deferred: () => run({ uploadLengthDeferred: true, chunkSize: 1 << 20 }),
+  // Of a stream that is no file nobody knows the length beforehand.
+  deferred: () => run(
+    { uploadLengthDeferred: true, chunkSize: 1 << 20 },
+    fs.createReadStream(file).pipe(new PassThrough()),
+  ),
   parallel: () => run({
     parallelUploads: 4,
     metadataForPartialUploads: { filename: name },

@@ -2,7 +2,7 @@
 //!
 //! Two records decide whether a user belongs to a group: the group's (`gr`) and the membership
 //! (`gm/{group}/{user}`). A change that relies on a membership compares both at its commit
-//! ([`Membership::hold`]), so that a removed member and a removed group change nothing any more.
+//! ([`Membership::records`]), so that a removed member and a removed group change nothing any more.
 //! `ug/{user}/{group}` is the index of `gm`, written by the same commits; it may outlive its
 //! group until a job has removed it.
 //!
@@ -38,17 +38,8 @@ pub(crate) const GROUPS_OF_USER_MAX: usize = 256;
 pub(crate) struct Membership {
     /// The group.
     pub(crate) group: GroupId,
-    /// The group's record and the membership's.
+    /// The group's record and the membership's: whoever relies on it compares both.
     pub(crate) records: [(Bytes, Version); 2],
-}
-
-impl Membership {
-    /// Demands that the user still belongs to the group at the commit.
-    pub(crate) fn hold(&self, txn: &mut Txn) {
-        for (key, version) in &self.records {
-            txn.hold(key.clone(), *version);
-        }
-    }
 }
 
 /// The membership of `user` in `group`; `None` if there is none.
@@ -273,16 +264,6 @@ impl Larder {
             remove(&mut txn, id, user);
         });
         Ok(())
-    }
-
-    /// The group that `group` names, which anybody with an account may grant rights to.
-    pub(crate) async fn group_id(
-        &self,
-        snapshot: &dyn Snapshot,
-        group: &GroupRef,
-    ) -> Result<(GroupId, Version)> {
-        let (id, stored) = locate(snapshot, group).await?;
-        Ok((id, stored.version))
     }
 }
 

@@ -23,6 +23,7 @@ impl Larder {
         }
         self.forget_shares_with(Principal::User(user)).await?;
         self.forget_links_by(user).await?;
+        self.end_sessions_of(user).await?;
         self.end_job(job, JobEnd::Done, String::new()).await
     }
 

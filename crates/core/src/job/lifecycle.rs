@@ -105,20 +105,20 @@ impl Larder {
                     }
                     txn.hold(key.clone(), last.version);
                 }
-                if board::same_job(&*txn.snapshot, &work).await?.is_some() {
-                    return Ok(());
-                }
                 txn.frees();
                 txn.put(key.clone(), &Walked { began: now });
-                let job = Job {
-                    work: work.clone(),
-                    state: JobState::Queued,
-                    progress: 0,
-                    created: txn.now,
-                    updated: txn.now,
-                    detail: None,
-                };
-                txn.put(schema::job_key(JobId::new(&self.inner.env)), &job);
+                // One that somebody has asked for will do.
+                if board::same_job(&*txn.snapshot, &work).await?.is_none() {
+                    let job = Job {
+                        work: work.clone(),
+                        state: JobState::Queued,
+                        progress: 0,
+                        created: txn.now,
+                        updated: txn.now,
+                        detail: None,
+                    };
+                    txn.put(schema::job_key(JobId::new(&self.inner.env)), &job);
+                }
             });
         }
         break_off(&mut pause, self, uptime);
@@ -240,7 +240,10 @@ impl Larder {
             if pages.is_multiple_of(PAGES_NOTED) {
                 self.note_cursor(job, schema::encode(&*cursor).into()).await?;
             }
-            self.inner.env.sleep(PACE).await;
+            tokio::select! {
+                () = self.inner.env.sleep(PACE) => {}
+                () = job.live.unwanted(&self.inner) => {}
+            }
         }
     }
 

@@ -106,10 +106,17 @@ pub(crate) enum SessionKind {
 pub(crate) enum SessionState {
     Open,
     Completed(Box<SessionResult>),
-    Aborted { at: Timestamp },
-    Expired { at: Timestamp },
+    Aborted {
+        at: Timestamp,
+    },
+    Expired {
+        at: Timestamp,
+    },
     /// It belongs to a session made of parts, and shares its fate.
-    Consumed { by: UploadId, at: Timestamp },
+    Consumed {
+        by: UploadId,
+        at: Timestamp,
+    },
 }
 
 /// What a session became.

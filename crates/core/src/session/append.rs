@@ -136,8 +136,11 @@ impl Active {
             self.feed_small(larder).await?;
             let piece = self.piece.as_mut().ok_or_else(|| Error::internal("no open piece"))?;
             piece.write(larder, &mut rest, &mut self.bench).await?;
-            if piece.left == 0 {
+            // What has a checksum is finished when that has matched.
+            if piece.left == 0 && self.checksum.is_none() {
                 self.close_piece(larder).await?;
+            } else if piece.left == 0 && !rest.is_empty() {
+                return Err(Error::internal("a body is longer than its chunk"));
             }
         }
         Ok(())
@@ -611,9 +614,10 @@ impl Append {
         self.ended = true;
         let turn = Turn { live: Arc::clone(&self.live), state };
         let (larder, id) = (self.larder.clone(), self.id);
-        let task = self.larder.inner.env.spawn("end append", async move {
-            Box::pin(larder.end_append(id, turn, whole)).await
-        });
+        let task =
+            self.larder.inner.env.spawn("end append", async move {
+                Box::pin(larder.end_append(id, turn, whole)).await
+            });
         task.await.map_err(|error| {
             Error::internal("the end of the append stopped").with_source(error).of_unknown_outcome()
         })?

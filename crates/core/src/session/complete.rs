@@ -14,6 +14,7 @@
 
 use std::{ops::Range, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use larder_base::{
     ErrorKind,
     digest::{Sha256, Sha256Stream},
@@ -39,12 +40,12 @@ use crate::{
         live::{Tail, Turn},
     },
     txn::Txn,
-    upload::Commit,
+    upload::{Carrier, Commit},
 };
 
 /// What a commit does to the session whose bytes it makes a revision.
 #[derive(Debug)]
-pub(crate) struct SessionEnd {
+pub(super) struct SessionEnd {
     pub(super) upload: UploadId,
     pub(super) version: Version,
     /// What it has reserved, and where.
@@ -69,19 +70,23 @@ pub(super) struct Assembled {
     pub(super) end: SessionEnd,
 }
 
-impl SessionEnd {
-    /// Bytes that are reserved in this space, and count no more with the commit.
-    pub(crate) fn reserved_in(&self, space: SpaceId) -> u64 {
+impl Carrier for SessionEnd {
+    fn reserved_in(&self, space: SpaceId) -> u64 {
         self.reserved.iter().filter(|(id, _)| *id == space).map(|(_, bytes)| bytes).sum()
     }
 
-    /// Ends the session in the transaction that makes its revision.
-    pub(crate) async fn put(
-        &self,
-        larder: &Larder,
-        txn: &mut Txn,
-        written: &Written,
-    ) -> Result<()> {
+    fn end<'a>(
+        &'a self,
+        larder: &'a Larder,
+        txn: &'a mut Txn,
+        written: &'a Written,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.put(larder, txn, written))
+    }
+}
+
+impl SessionEnd {
+    async fn put(&self, larder: &Larder, txn: &mut Txn, written: &Written) -> Result<()> {
         let key = records::session_key(self.upload);
         let stored = txn.get::<Session>(&key).await?;
         let session = match stored {
@@ -296,9 +301,16 @@ impl Larder {
                 expires: None,
             },
             content_type: Arc::clone(&session.content_type),
-            finished: Finished { id: session.blob, size, sha256, content, staged: None, memory: None },
+            finished: Finished {
+                id: session.blob,
+                size,
+                sha256,
+                content,
+                staged: None,
+                memory: None,
+            },
             reservation: None,
-            session: Some(end),
+            carrier: Some(Box::new(end)),
         };
         let result = Box::pin(commit.run(self)).await;
         match &result {

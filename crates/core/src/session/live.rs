@@ -179,10 +179,7 @@ impl Sessions {
                 !idle
             });
         }
-        let live = Arc::new(Live {
-            state: Arc::default(),
-            offset: AtomicU64::new(0),
-        });
+        let live = Arc::new(Live { state: Arc::default(), offset: AtomicU64::new(0) });
         all.insert(id, Arc::clone(&live));
         live
     }
@@ -285,12 +282,8 @@ impl Larder {
         session: &Session,
         version: Version,
     ) -> Result<Known> {
-        let mut known = Known {
-            version,
-            offset: session.base(),
-            tail: Vec::new(),
-            next: session.next_index,
-        };
+        let mut known =
+            Known { version, offset: session.base(), tail: Vec::new(), next: session.next_index };
         loop {
             let key = schema::session::part_key(id, known.next);
             let tail = match snapshot.get(&key).await? {

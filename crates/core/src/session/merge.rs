@@ -78,12 +78,7 @@ impl Larder {
     }
 
     /// Merges the small pieces; afterwards all pieces are chunks of the layout.
-    pub(super) async fn merge(
-        &self,
-        id: UploadId,
-        turn: &mut Turn,
-        client: Client,
-    ) -> Result<()> {
+    pub(super) async fn merge(&self, id: UploadId, turn: &mut Turn, client: Client) -> Result<()> {
         let snapshot = self.inner.meta.snapshot().await?;
         let stored = self.read_session(&*snapshot, id).await?;
         let stored = stored.ok_or_else(|| Error::not_found("upload"))?;

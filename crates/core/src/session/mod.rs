@@ -53,13 +53,13 @@ mod sweep;
 
 pub use append::Append;
 pub(crate) use check::SessionSums;
+use complete::SessionEnd;
 pub use larder_base::checksum::Checksum;
-pub(crate) use complete::SessionEnd;
-use live::Turn;
 pub(crate) use live::Sessions;
+use live::Turn;
 pub(crate) use owner::is_needed;
-pub(crate) use sweep::foreign_blobs;
 pub use part::PartUpload;
+pub(crate) use sweep::foreign_blobs;
 
 /// Most chunks of one file: its manifest is one record of one transaction.
 const CHUNKS_MAX: usize = 16_000;
@@ -651,9 +651,8 @@ fn too_many(error: Error, max: u32) -> Error {
     let source = std::error::Error::source(&error);
     match source.and_then(|source| source.downcast_ref::<CommitError>()) {
         Some(CommitError::Bound(key)) if key.starts_with(b"sc") => {
-            let detail = format!(
-                "a user has at most {max} unfinished uploads: finish or delete some first"
-            );
+            let detail =
+                format!("a user has at most {max} unfinished uploads: finish or delete some first");
             Error::new(ErrorKind::RateLimited, detail).with_retry_after(Duration::from_secs(60))
         }
         _ => error,

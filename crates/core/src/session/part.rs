@@ -182,8 +182,7 @@ impl Larder {
             staged: Vec::new(),
             leftovers: true,
         };
-        let (chunks, size, mut staged) =
-            self.assemble_parts(&*snapshot, caller, id, parts).await?;
+        let (chunks, size, mut staged) = self.assemble_parts(&*snapshot, caller, id, parts).await?;
         drop(snapshot);
         check_chunks(&chunks)?;
         end.staged.extend(staged.iter().map(|staged| staged.blob));
@@ -228,8 +227,7 @@ impl Larder {
                     let sink = match &mut small {
                         Some(sink) => sink,
                         None => {
-                            let task =
-                                self.inner.work.enter(&caller.client(), Class::Upload)?;
+                            let task = self.inner.work.enter(&caller.client(), Class::Upload)?;
                             let sink = ChunkSink::new(self, Placement::SINGLE, None, task)?;
                             small.insert(Box::new(sink))
                         }
@@ -323,8 +321,7 @@ impl Larder {
                 session = self.reserve_in(&mut txn, session, needed, ahead).await?;
                 txn.put(key.clone(), &session);
             }
-            let bytes = crate::quota::delta(finished.size)
-                - before.map_or(0, crate::quota::delta);
+            let bytes = crate::quota::delta(finished.size) - before.map_or(0, crate::quota::delta);
             let count = i64::from(before.is_none());
             let mut fields = [FieldOp::Keep; 4];
             fields[PARTS_BYTES] = FieldOp::Add(bytes);

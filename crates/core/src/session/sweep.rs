@@ -179,6 +179,27 @@ impl Larder {
         }
     }
 
+    /// Ends the sessions of a user who was deleted.
+    pub(crate) async fn end_sessions_of(&self, user: UserId) -> Result<()> {
+        let prefix = records::user_sessions_prefix(user);
+        let mut after: Option<Bytes> = None;
+        loop {
+            let snapshot = self.inner.meta.snapshot().await?;
+            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
+            drop(snapshot);
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (key, _) in &page {
+                let id = UploadId::from_bytes(schema::trailing_id(key)?);
+                let mut turn = self.take_turn(id).await?;
+                turn.forget();
+                self.end_session(id, Ending::Aborted).await?;
+                drop(turn);
+                self.clean_up_soon(id);
+            }
+        }
+    }
+
     /// Ends an open session; `false` if it has ended already. To be called with its turn.
     pub(super) async fn end_session(&self, id: UploadId, how: Ending) -> Result<bool> {
         let key = records::session_key(id);
@@ -327,12 +348,7 @@ impl Larder {
     }
 
     /// Removes the records of pieces and parts, and the chunks of those that the file has not.
-    async fn remove_parts(
-        &self,
-        id: UploadId,
-        session: &Session,
-        file: &[ChunkRef],
-    ) -> Result<()> {
+    async fn remove_parts(&self, id: UploadId, session: &Session, file: &[ChunkRef]) -> Result<()> {
         let prefix = records::parts_prefix(id);
         loop {
             let snapshot = self.inner.meta.snapshot().await?;
@@ -391,9 +407,9 @@ impl Larder {
         let snapshot = self.inner.meta.snapshot().await?;
         let stored = self.read_session(&*snapshot, part).await?;
         drop(snapshot);
-        let mine = stored.map(|stored| stored.value).filter(
-            |part| matches!(&part.state, State::Consumed { by, .. } if *by == whole),
-        );
+        let mine = stored
+            .map(|stored| stored.value)
+            .filter(|part| matches!(&part.state, State::Consumed { by, .. } if *by == whole));
         let Some(claimed) = mine else { return Ok(()) };
         if let State::Completed(_) = session.state {
             let mut blobs = foreign_blobs(claimed.blob, &claimed.layout);
@@ -434,9 +450,8 @@ impl Larder {
         transact!(self, None, |txn| {
             txn.frees();
             let found = txn.get_blob(&key).await?;
-            let there = found.as_ref().is_some_and(|found| {
-                found.value.state != BlobState::Deleting
-            });
+            let there =
+                found.as_ref().is_some_and(|found| found.value.state != BlobState::Deleting);
             match &found {
                 Some(found) => txn.hold(key.clone(), found.version),
                 None => txn.hold_absent(key.clone()),

@@ -138,7 +138,7 @@ pub enum SharedWith {
 pub struct LinkInfo {
     /// What its maker calls it.
     pub name: String,
-    /// The secret part of its URL.
+    /// The secret part of its URL; empty if it was sealed under another master key.
     pub token: String,
     /// Whether it wants a password.
     pub has_password: bool,

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use larder_base::{Env, ErrorKind, id::ServerId};
 use larder_chunk::{BufferPool, MemoryChunks};
 use larder_core::{
-    Caller, Error, ListOptions, SpaceLimits, SpaceRef, Target,
+    Caller, Error, LinkTerms, ListOptions, NewShare, Role, ShareFilter, ShareWith, SharedWith,
+    SpaceLimits, SpaceRef, Target,
     dump::{LoadReport, Verifier},
     testing::{
         Body, Driver, Fixture, Model, Op,
@@ -441,6 +442,57 @@ async fn what_is_here_already_is_never_overwritten() {
     assert_eq!(conflict(load(&target, &all, 1 << 20).await), ErrorKind::Conflict);
     target.assert_clean().await;
     target.user("berta").await;
+}
+
+#[tokio::test]
+async fn grants_and_links_come_back_and_those_for_unknown_users_are_counted() {
+    let source = furnished().await;
+    let space = home(&source).await;
+    let anna = source.user("anna").await;
+    let with = [
+        ShareWith::User("anna".to_owned()),
+        ShareWith::Link(LinkTerms { name: "open".to_owned(), ..LinkTerms::default() }),
+    ];
+    for with in with {
+        let target = Target::Path(space.clone(), path("dir"));
+        let new = NewShare { target, with, role: Role::Viewer, expires: None };
+        source.larder.create_share(&source.root, new).await.unwrap();
+    }
+    let shared = |fixture: Fixture| async move {
+        let filter = ShareFilter::In(space);
+        let all = ListOptions::default();
+        fixture.larder.shares(&fixture.root, &filter, &all).await.unwrap().entries
+    };
+    let before = shared.clone()(source.clone()).await;
+    let space = home(&source).await;
+    let token = before.iter().find_map(|share| match &share.with {
+        SharedWith::Link(link) => Some(link.token.clone()),
+        _ => None,
+    });
+    let token = token.unwrap();
+    let from = std::net::IpAddr::from([127, 0, 0, 1]);
+    // Everything: who may see it still may.
+    let all = Fixture::new().await;
+    let report = load(&all, &dump(&source, None).await, 1 << 20).await.unwrap();
+    assert_eq!((report.grants_dropped, report.secrets_readable), (0, false));
+    let all = all.with_other_users().await;
+    let ids = |shares: Vec<larder_core::ShareInfo>| {
+        shares.into_iter().map(|share| (share.id, share.node, share.by)).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(shared.clone()(all.clone()).await), ids(before.clone()));
+    let seen = Target::Path(space.clone(), path("dir/file-0"));
+    assert!(all.larder.stat(&anna, &seen).await.is_ok(), "the same user has the same rights");
+    assert!(all.larder.open_link(&token, None, from).await.is_ok(), "the same link opens it");
+    all.assert_clean().await;
+    // One space where nobody knows her.
+    let one = Fixture::new().await;
+    let report = load(&one, &dump(&source, Some(&space)).await, 1 << 20).await.unwrap();
+    assert_eq!((report.grants_dropped, report.owner_replaced), (1, true));
+    let left = shared(one.clone()).await;
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].by, "root");
+    assert!(one.larder.open_link(&token, None, from).await.is_ok());
+    one.assert_clean().await;
 }
 
 #[tokio::test]

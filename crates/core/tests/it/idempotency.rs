@@ -46,7 +46,8 @@ async fn i_once_1_a_repeated_upload_makes_no_second_revision() {
         assert_eq!(fixture.revisions(name).await.unwrap().len(), 1);
         // Under no key, or another one, it is another request.
         assert_eq!(fixture.put(name, body.clone()).await.unwrap().entry.revision, 2);
-        let third = named(&fixture, "another", name, fixture.put(name, body.clone()));
+        let other = format!("another-{name}");
+        let third = named(&fixture, &other, name, fixture.put(name, body.clone()));
         assert_eq!(third.await.unwrap().entry.revision, 3);
         assert_eq!(put().await.unwrap().entry.revision, 1, "the answer of then");
         fixture.rm(name).await.unwrap();
@@ -77,16 +78,16 @@ async fn i_once_1_every_operation_tells_what_it_told() {
     }
     let made = twice!("mkdir", larder.create_dir(root, &home, &at("x/y"), true));
     same(&made, &fixture.stat("x/y").await.unwrap());
-    twice!("mkdir again", larder.create_dir(root, &home, &at("x/y"), true));
+    twice!("mkdir-again", larder.create_dir(root, &home, &at("x/y"), true));
     let (from, to) = (at("d/b"), at("x/b"));
     twice!("move", larder.move_entry(root, &home, &from, &to, false));
     let (from, to) = (at("x"), at("z"));
-    twice!("move dir", larder.move_entry(root, &home, &from, &to, false));
+    twice!("move-dir", larder.move_entry(root, &home, &from, &to, false));
     let (from, to) = (at("z/b"), at("c"));
     twice!("copy", larder.copy_entry(root, (&home, &from), (&home, &to), false));
     let (from, to) = (at("z"), at("zz"));
     let copied =
-        twice!("copy dir", larder.copy_entry(root, (&home, &from), (&home, &to), false));
+        twice!("copy-dir", larder.copy_entry(root, (&home, &from), (&home, &to), false));
     same(&copied, &fixture.stat("zz").await.unwrap());
     let options = RestoreOptions::default();
     twice!("restore", async {

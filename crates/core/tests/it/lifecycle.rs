@@ -187,12 +187,12 @@ async fn rules_keep_their_ids_and_are_checked() {
         ("too many", vec![expire("", now()); 101]),
         ("no such id", vec![NewRule { id: Some(kept[1].id), ..expire("", now()) }; 1]),
     ];
-    for (what, rules) in wrong {
+    for (i, (what, rules)) in wrong.into_iter().enumerate() {
         let gone = larder.set_lifecycle(root, &home, one.clone()).await;
         gone.unwrap();
         let error = larder.set_lifecycle(root, &home, rules).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{what}");
-        let alice = fixture.user(&format!("u{}", what.len())).await;
+        let alice = fixture.user(&format!("u{i}")).await;
         let space = SpaceRef::Id(larder.space(root, &home).await.unwrap().id);
         let error = larder.set_lifecycle(&alice, &space, Vec::new()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{what}");
@@ -231,7 +231,6 @@ async fn c09_a_clock_that_jumped_expires_nothing_for_an_hour() {
     };
     assert!(walk(fixture.clone()).await.starts_with("0 files"), "it is young");
     let chunks = fixture.chunks.clone().unwrap();
-    fixture.shutdown().await;
     clock.advance(30 * DAY);
     let fixture = Fixture::with(meta, chunks, env).await;
     assert!(walk(fixture.clone()).await.starts_with("nothing expires yet"));

@@ -19,6 +19,7 @@ mod lifecycle;
 mod quota;
 mod revision;
 mod sequential;
+mod session;
 mod share;
 mod trash;
 mod tree;

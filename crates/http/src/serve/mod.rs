@@ -42,6 +42,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) use self::pulse::{SHORT_TIMEOUT, is_short};
 use self::{connection::Host, pulse::Ward, status::Place};
 pub use self::{
     received::Received,
@@ -126,10 +127,10 @@ impl ServeOptions {
         (shortest / 4).clamp(Duration::from_millis(5), Duration::from_secs(1))
     }
 
-    /// Bytes that a client must take within the stall time to count as taking its answer.
-    fn stall_bytes(&self) -> u64 {
+    /// Bytes that a client must take within `time` to count as taking its answer.
+    fn stall_bytes(&self, time: Duration) -> u64 {
         let Some(rate) = self.min_rate else { return 1024 };
-        let bytes = u128::from(rate) * self.stall_timeout.as_millis() / 1000;
+        let bytes = u128::from(rate) * time.as_millis() / 1000;
         u64::try_from(bytes).unwrap_or(u64::MAX).max(1)
     }
 }
@@ -147,9 +148,6 @@ const BLOCKING_THREADS: usize = 16;
 /// What a connection takes of the memory budget while it lives: its task, and the protocol's
 /// buffers as far as small requests need them.
 const CONNECTION_BYTES: usize = 8 << 10;
-
-/// Of the memory budget, what connections leave to what they are for: one part in so many.
-const CONNECTIONS_LEAVE_PART: usize = 4;
 
 /// Bytes of an answer that the kernel takes before it can send them. Without a bound it takes
 /// megabytes for a client that reads slowly, which are memory, and which look like progress.
@@ -445,9 +443,13 @@ impl Accept {
         let Some(place) = self.status.take(self.connections_max) else {
             return self.refuse(stream, REFUSAL);
         };
-        let reserve = self.memory.budget() / CONNECTIONS_LEAVE_PART;
-        let memory = self.memory.try_take(Use::Connections, CONNECTION_BYTES, reserve);
-        let Some(memory) = memory else { return self.refuse(stream, REFUSAL) };
+        // What clients hold that are slow must not keep others out, so this does not wait its
+        // turn: slow clients make room for it.
+        let most = self.memory.budget() / 4 * 3;
+        if self.memory.used_for(Use::Connections) + CONNECTION_BYTES > most {
+            return self.refuse(stream, REFUSAL);
+        }
+        let memory = self.memory.charge(Use::Connections, CONNECTION_BYTES);
         let Some(desk) = self.choose() else { return };
         let load = Load::on(&desk.load);
         let Ok(stream) = stream.into_std() else { return };

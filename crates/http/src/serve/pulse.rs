@@ -19,12 +19,21 @@ use std::{
     time::Duration,
 };
 
+use larder_base::Memory;
 use tokio::sync::Notify;
 
 use super::{Cut, ServeOptions, Status};
 
-/// While others wait for memory, connections that stand still for so long have to go.
-const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// While memory is short, connections that are slow for so long have to go.
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Free eighths of the memory budget below which it is short: before others have to wait for it.
+const SHORT_EIGHTHS: usize = 2;
+
+/// Whether slow clients have to make room for others.
+pub(crate) fn is_short(memory: &Memory) -> bool {
+    memory.room() < SHORT_EIGHTHS
+}
 
 /// How long a closed connection may still be read from, so that its last answer is not lost.
 const LINGER_MAX: Duration = Duration::from_secs(5);
@@ -177,7 +186,7 @@ impl Ward {
 
     /// Looks at every connection and cuts off those that overstay.
     pub(super) fn sweep(&self, now: Duration, options: &ServeOptions, status: &Status) {
-        let short = options.memory.room() == 0;
+        let short = is_short(&options.memory);
         for watched in self.beds().watched.values_mut() {
             if watched.pulse.order() == Order::Cut {
                 continue;
@@ -216,7 +225,8 @@ impl Watched {
         let stall_timeout = options.stall_timeout.min(most);
         let pulse = &self.pulse;
         let sent = pulse.sent.load(Relaxed);
-        if !pulse.blocked.load(Relaxed) || sent.wrapping_sub(self.sent) >= options.stall_bytes() {
+        let least = options.stall_bytes(stall_timeout);
+        if !pulse.blocked.load(Relaxed) || sent.wrapping_sub(self.sent) >= least {
             self.sent = sent;
             self.sent_since = now;
         }

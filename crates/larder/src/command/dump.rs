@@ -94,13 +94,23 @@ async fn to_stdout(context: &Context, mut answer: Answer<'_>) -> Result<(Header,
     let mut verifier = Verifier::default();
     let mut length = 0;
     while let Some(piece) = answer.piece().await? {
-        context.out.bytes(&piece)?;
+        context.out.bytes(&piece).map_err(not_taken)?;
         length += piece.len() as u64;
         verifier.write(&piece).map_err(|error| damaged(Path::new("-"), &error))?;
     }
     let (header, counts) =
         verifier.finish().map_err(|error| damaged(Path::new("-"), &error))?;
+    context.out.flush().map_err(not_taken)?;
     Ok((header, counts, length))
+}
+
+/// Whoever reads our output must not take a part of a dump for the whole, nor must a script that
+/// looks at our exit code.
+fn not_taken(error: ClientError) -> ClientError {
+    if error.is_broken_pipe() {
+        return ClientError::damaged("whoever reads it went away before its end");
+    }
+    error
 }
 
 async fn to_file(
