@@ -28,8 +28,8 @@ const LEVELS: &[&[&str]] = &[
     &["identity", "space"],
     &["lease"],
     &[
-        "access", "account", "caller", "entry", "error", "feed", "metrics", "quota", "report", "schema",
-        "txn", "work",
+        "access", "account", "caller", "entry", "error", "feed", "metrics", "quota", "report",
+        "schema", "txn", "work",
     ],
 ];
 

@@ -44,7 +44,7 @@ use crate::{
     },
     txn::{self, transact},
     upload::put_new_file,
-    work::Class,
+    work::{Class, Task},
 };
 
 /// Entries copied by one transaction: each is up to three records.
@@ -91,10 +91,7 @@ impl Larder {
         let job = CopyJob { larder: self, caller, space, at, to: to.1, overwrite };
         match &source.dirent.value.body {
             DirentBody::File(_) => job.file(source_at, from.1).await,
-            DirentBody::Dir => {
-                let _turn = self.admit(caller, Class::Copy).await?;
-                job.directory(&*snapshot, &source).await
-            }
+            DirentBody::Dir => job.directory(&*snapshot, &source).await,
             DirentBody::Ref(_) => {
                 let detail = "a reference is not copied: make another one to the same target";
                 Err(Error::new(ErrorKind::WrongType, detail))
@@ -185,8 +182,9 @@ impl CopyJob<'_> {
     }
 
     async fn directory(&self, snapshot: &dyn Snapshot, source: &Found) -> Result<(Entry, bool)> {
+        let task = self.larder.inner.work.enter(&self.caller.client(), Class::Copy)?;
         let mut staging = self.stage().await?;
-        self.fill(snapshot, source, &staging).await?;
+        self.fill(snapshot, source, &staging, &task).await?;
         let result = self.attach(source, &staging).await;
         staging.attached = result.is_ok();
         result
@@ -230,7 +228,13 @@ impl CopyJob<'_> {
     }
 
     /// Copies everything below the source, batch by batch.
-    async fn fill(&self, snapshot: &dyn Snapshot, source: &Found, staging: &Staging) -> Result<()> {
+    async fn fill(
+        &self,
+        snapshot: &dyn Snapshot,
+        source: &Found,
+        staging: &Staging,
+        task: &Task,
+    ) -> Result<()> {
         let root =
             Copying { from: source.dirent.value.node, chain: vec![staging.root], after: None };
         let mut stack = vec![root];
@@ -245,7 +249,9 @@ impl CopyJob<'_> {
                 let name = schema::dirent_name(key)?;
                 entries.push((name, schema::decode::<Dirent>(key, &record.value)?));
             }
+            let turn = task.turn().await;
             let below = self.copy_batch(&dir, &entries).await?;
+            drop(turn);
             staging.running.live.advance(entries.len() as u64);
             stack.push(dir);
             stack.extend(below);

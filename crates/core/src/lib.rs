@@ -236,6 +236,8 @@ struct Inner {
     board: job::board::Board,
     /// When it is looked whether lifecycle rules must be applied, by the monotonic clock.
     lifecycle_due: Mutex<Duration>,
+    /// The tasks that run jobs, until the store is shut down.
+    lanes: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Held by whoever runs long jobs.
     long_jobs_turn: tokio::sync::Mutex<()>,
     long_jobs_wanted: tokio::sync::Notify,
@@ -359,6 +361,7 @@ impl Larder {
                 operations: idempotency::Running::default(),
                 board: job::board::Board::default(),
                 lifecycle_due: Mutex::default(),
+                lanes: Mutex::default(),
                 long_jobs_turn: tokio::sync::Mutex::new(()),
                 long_jobs_wanted: tokio::sync::Notify::new(),
                 jobs_turn: tokio::sync::Mutex::new(()),
@@ -369,9 +372,11 @@ impl Larder {
         };
         larder.note_whole_load().await?;
         let password = larder.ensure_first_user(first_user).await?;
-        larder.inner.env.spawn("background jobs", larder.clone().run_jobs());
+        let jobs = larder.inner.env.spawn("background jobs", larder.clone().run_jobs());
         larder.inner.env.spawn("sweep of uploads", larder.clone().run_sweeps());
-        larder.inner.env.spawn("long background jobs", larder.clone().run_long_jobs());
+        let long = larder.clone().run_long_jobs();
+        let long = larder.inner.env.spawn("long background jobs", long);
+        locked(&larder.inner.lanes).extend([jobs, long]);
         Ok((larder, password))
     }
 
@@ -406,9 +411,17 @@ impl Larder {
         // The job that runs now sees the flag at its next step.
         self.inner.long_jobs_wanted.notify_one();
         self.inner.board.wake_all();
-        let _turn = self.inner.jobs_turn.lock().await;
+        let turn = self.inner.jobs_turn.lock().await;
         let _sweep = self.inner.sweep_turn.lock().await;
-        let _long_turn = self.inner.long_jobs_turn.lock().await;
+        let long_turn = self.inner.long_jobs_turn.lock().await;
+        // Who waits for a turn gets it, and sees the flag. They hold the engines open.
+        drop((turn, long_turn));
+        let lanes = std::mem::take(&mut *locked(&self.inner.lanes));
+        for lane in lanes {
+            if let Err(error) = lane.await {
+                tracing::error!(%error, "a lane of jobs broke");
+            }
+        }
         Ok(self.inner.meta.close().await?)
     }
 

@@ -151,7 +151,8 @@ impl Larder {
         let id = match rule.id {
             Some(id) if known.contains(&id) => id,
             Some(id) => {
-                let detail = format!("there is no rule {id} to take the place of: leave the id out");
+                let detail =
+                    format!("there is no rule {id} to take the place of: leave the id out");
                 return Err(Error::invalid(detail));
             }
             None => RuleId::new(&self.inner.env),

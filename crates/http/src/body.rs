@@ -520,27 +520,29 @@ impl RequestBody {
     pub async fn next_or_pause(&mut self) -> Result<Arrival, Error> {
         loop {
             // The timer goes on over many calls: most of them come long before its end.
-            let mut pause =
-                self.pause.take().unwrap_or_else(|| Pause::new(&self.env, self.received));
+            let (mut pause, env, mark) = (self.pause.take(), self.env.clone(), self.received);
             let arrival = {
                 let mut next = std::pin::pin!(self.next());
                 poll_fn(|cx| match next.as_mut().poll(cx) {
                     Poll::Ready(arrival) => Poll::Ready(Some(arrival)),
-                    Poll::Pending => pause.timer.as_mut().poll(cx).map(|()| None),
+                    Poll::Pending => {
+                        let pause = pause.get_or_insert_with(|| Pause::new(&env, mark));
+                        pause.timer.as_mut().poll(cx).map(|()| None)
+                    }
                 })
                 .await
             };
-            let Some(arrival) = arrival else {
-                let moved = self.received > pause.mark;
-                let still = if moved { Duration::ZERO } else { pause.still + PAUSE };
-                self.pause = Some(Pause { still, ..Pause::new(&self.env, self.received) });
-                if moved {
-                    continue;
-                }
+            if let Some(arrival) = arrival {
+                self.pause = pause;
+                return arrival.map(|bytes| bytes.map_or(Arrival::End, Arrival::Bytes));
+            }
+            let before = pause.map_or((mark, Duration::ZERO), |pause| (pause.mark, pause.still));
+            let moved = self.received > before.0;
+            let still = if moved { Duration::ZERO } else { before.1 + PAUSE };
+            self.pause = Some(Pause { still, ..Pause::new(&self.env, self.received) });
+            if !moved {
                 return Ok(Arrival::Pause(still));
-            };
-            self.pause = Some(pause);
-            return arrival.map(|bytes| bytes.map_or(Arrival::End, Arrival::Bytes));
+            }
         }
     }
 

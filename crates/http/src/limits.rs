@@ -127,11 +127,8 @@ impl Limits {
             options.requests_per_user,
             options.requests_per_key,
         );
-        let bytes = Tables::new(
-            options.bytes_per_address,
-            options.bytes_per_user,
-            options.bytes_per_key,
-        );
+        let bytes =
+            Tables::new(options.bytes_per_address, options.bytes_per_user, options.bytes_per_key);
         let (seats, refused) = (Mutex::default(), std::array::from_fn(|_| AtomicU64::new(0)));
         Self(Arc::new(Inner { env: env.clone(), options, requests, bytes, seats, refused }))
     }

@@ -87,10 +87,10 @@ impl Engines {
     }
 
     fn write_tls(&self, text: &mut String) -> fmt::Result {
-        let Some(tls) = &self.tls else { return Ok(()) };
-        counter(text, HANDSHAKES_FAILED, tls.failed_handshakes())?;
-        counter(text, RELOADS, tls.reloads())?;
-        counter(text, RELOADS_FAILED, tls.failed_reloads())
+        let tls = self.tls.as_ref();
+        counter(text, HANDSHAKES_FAILED, tls.map_or(0, Tls::failed_handshakes))?;
+        counter(text, RELOADS, tls.map_or(0, Tls::reloads))?;
+        counter(text, RELOADS_FAILED, tls.map_or(0, Tls::failed_reloads))
     }
 
     fn write_meta(&self, text: &mut String) -> fmt::Result {

@@ -20,9 +20,7 @@ use larder_chunk::{
     observe::Observed,
 };
 use larder_core::{FirstUser, Larder, Stores, WorkSettings};
-use larder_http::{
-    Limits, LimitsOptions, Patience, ServeOptions, Server, Status, Tls, TlsOptions,
-};
+use larder_http::{Limits, LimitsOptions, Patience, ServeOptions, Server, Status, Tls, TlsOptions};
 use larder_meta::{
     MetaStore,
     engine::embedded::{EmbeddedOptions, EmbeddedStore},
@@ -31,7 +29,11 @@ use larder_meta::{
 use larder_rest::{MoreMetrics, Rest, RestOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{config::{Config, value::ByteRate}, master_key, metrics::Engines};
+use crate::{
+    config::{Config, value::ByteRate},
+    master_key,
+    metrics::Engines,
+};
 
 /// The least memory budget: a few buffers and connections.
 const MEMORY_MIN: usize = 8 << 20;

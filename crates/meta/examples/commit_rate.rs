@@ -9,8 +9,8 @@
 //! `fill` ends as a crash would, `open` says how long opening takes then.
 //!
 //! Each commit is like that of a small upload: it compares four records of a directory's chain,
-//! puts the entry, the file, the revision and the body, and adds to two counters. Not here: a
-//! comparison with other programs.
+//! puts the entry, the file, the revision and the body, adds to two counters and appends to a log.
+//! Not here: a comparison with other programs.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
@@ -32,7 +32,7 @@ use larder_disk::{
     file::{Access, DiskFile},
 };
 use larder_meta::{
-    FieldOp, Merge, MetaStore, TxnSpec,
+    Append, FieldOp, Merge, MetaStore, TxnSpec,
     engine::embedded::{EmbeddedOptions, EmbeddedStore},
 };
 
@@ -113,6 +113,8 @@ fn upload(
     spec.put.push((key("no"), vec![2; 180].into()));
     spec.put.push((key("rv"), vec![3; 160].into()));
     spec.put.push((key("bl"), body.clone()));
+    let prefix = Bytes::from_static(b"cf7777777777777777");
+    spec.append.push(Append { prefix, value: vec![4; 70].into() });
     for counters in ["st-root", "qs-home"] {
         spec.merge.push(Merge {
             key: Bytes::copy_from_slice(counters.as_bytes()),

@@ -12,7 +12,7 @@ use larder_core::{Caller, Entry, Error, Larder, ListOptions, SpaceRef, UserRef};
 use larder_http::{RequestBody, ResponseBody, digest, path, query::Query};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::Inner;
+use crate::{Inner, wire::Object};
 
 /// Largest JSON body of a request, in bytes: room for the two longest paths, all escaped.
 const JSON_BYTES_MAX: u64 = 64 << 10;
@@ -81,7 +81,7 @@ impl<'a> Call<'a> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     // serde_json bounds the depth itself (128), so nesting cannot exhaust the stack.
-    serde_json::from_slice(bytes).map_err(|error| {
+    serde_json::from_slice::<Object<T>>(bytes).map(|object| object.0).map_err(|error| {
         Error::invalid(format!("the body is not the JSON that is expected: {error}"))
     })
 }

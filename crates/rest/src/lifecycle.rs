@@ -161,9 +161,8 @@ const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1
 
 /// Reads a duration such as `30d`, `12h` or `1h30m`.
 fn parse(text: &str) -> Result<Duration, Error> {
-    let invalid = || {
-        Error::invalid(format!("{text:?} is not a duration such as 30d, 12h, 5m, 10s or 1h30m"))
-    };
+    let invalid =
+        || Error::invalid(format!("{text:?} is not a duration such as 30d, 12h, 5m, 10s or 1h30m"));
     let (mut seconds, mut number) = (0u64, None::<u64>);
     for symbol in text.chars() {
         if let Some(digit) = symbol.to_digit(10) {

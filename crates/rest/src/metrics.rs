@@ -228,8 +228,7 @@ mod tests {
         metrics.count(7, StatusCode::OK, Duration::from_secs(60));
         metrics.count(7, StatusCode::NOT_FOUND, Duration::from_micros(80));
         let (status, limits) = (Status::default(), Limits::none(&larder_base::Env::system()));
-        let page =
-            metrics.page("# TYPE larder_x gauge\nlarder_x 1", (&status, &limits), "1.2.3");
+        let page = metrics.page("# TYPE larder_x gauge\nlarder_x 1", (&status, &limits), "1.2.3");
         for line in [
             "larder_x 1",
             "larder_build_info{version=\"1.2.3\"} 1",

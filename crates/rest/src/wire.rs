@@ -5,14 +5,20 @@
 //!
 //! Not here: stored forms (core's schema).
 
-use std::fmt::Display;
+use std::{
+    fmt::{self, Display},
+    marker::PhantomData,
+};
 
 use larder_base::{
     Timestamp,
     name::{EntryName, TreePath},
 };
 use larder_core::{CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, LimitsChange, Page, Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceInfo, SpaceKind, SpacePolicy, Split, TaskInfo, TrashItem, Written};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, value::MapAccessDeserializer},
+};
 
 pub(crate) mod account;
 pub(crate) mod share;
@@ -33,6 +39,46 @@ where
     D: Deserializer<'de>,
 {
     Option::deserialize(deserializer).map(Some)
+}
+
+/// A JSON object: serde alone would take an array of its fields, too.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Visitor(PhantomData))
+    }
+}
+
+/// A field that is an object.
+fn object<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Object::deserialize(deserializer).map(|object| object.0)
+}
+
+/// A field that is an object or null.
+fn maybe_object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let object = Option::<Object<T>>::deserialize(deserializer)?;
+    Ok(object.map(|object| object.0))
 }
 
 pub(crate) fn kind(kind: EntryKind) -> &'static str {
@@ -365,7 +411,7 @@ pub(crate) struct PolicyChangeBody {
     split: Option<SplitBody>,
     copies: Option<CopiesBody>,
     ack: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     versions: VersionsChange,
     #[serde(default, deserialize_with = "present")]
     trash_days: Option<Option<u32>>,
@@ -397,7 +443,9 @@ impl From<PolicyChangeBody> for PolicyChange {
 pub(crate) struct NewSpaceBody {
     pub(crate) name: String,
     pub(crate) kind: KindBody,
+    #[serde(default, deserialize_with = "maybe_object")]
     pub(crate) limits: Option<LimitsChangeBody>,
+    #[serde(default, deserialize_with = "maybe_object")]
     pub(crate) policy: Option<PolicyChangeBody>,
 }
 
@@ -406,9 +454,9 @@ pub(crate) struct NewSpaceBody {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SpaceChangeBody {
     pub(crate) name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub(crate) limits: LimitsChangeBody,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub(crate) policy: PolicyChangeBody,
 }
 

@@ -200,10 +200,11 @@ fn no_address_that_we_hand_out_is_made_from_what_a_client_sends() {
             "Origin" => continue,
             _ => ("evil.example", "evil"),
         };
-        let head = client.head_of("PUT", &client.at("files", &format!("f{number}")), &[
-            ("Content-Length", "1"),
-            ("X-Marker", ""),
-        ]);
+        let head = client.head_of(
+            "PUT",
+            &client.at("files", &format!("f{number}")),
+            &[("Content-Length", "1"), ("X-Marker", "")],
+        );
         let own = format!("Host: {}\r\n", client.addr());
         let head = match *name {
             "Host" => head.replace(&own, "Host: evil.example\r\n"),
@@ -334,8 +335,7 @@ fn sizes_and_numbers_of_headers_are_settings() {
 
 #[test]
 fn an_address_has_only_so_many_connections() {
-    let server =
-        Options::default().env("LARDER_HTTP__MAX_CONNECTIONS_PER_ADDRESS", "10").start();
+    let server = Options::default().env("LARDER_HTTP__MAX_CONNECTIONS_PER_ADDRESS", "10").start();
     let client = server.client();
     let mut held: Vec<Conn> = (0..10).map(|_| Conn::open(client.addr()).unwrap()).collect();
     for conn in &mut held {

@@ -205,14 +205,14 @@ fn what_cannot_be_stored_ends_soon_and_says_why() {
     let output = larder(&server, &proxy, &["put", "--no-resume", "large", "home:/one"]).output();
     succeeded(&output.unwrap());
     client.get("one").expect(200);
-    // A server that is away is waited for, and then given up with what to do.
+    // A server that is away is not waited for long while there is nothing to be lost.
     let mut away = larder(&server, &proxy, &[&from[..], &["large", "home:/x"]].concat());
     let mut server = server;
     server.stop();
     let started = Instant::now();
     let output = away.output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(started.elapsed() < Duration::from_secs(150), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
 }
 
 #[test]

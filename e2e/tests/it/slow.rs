@@ -44,7 +44,8 @@ impl Slow {
             };
             (0..SLOW).map(one).collect()
         };
-        let heads = all(&|conn, _| conn.send(b"GET /v1/me HTTP/1.1\r\nHost: x\r\nX-Slow: ").unwrap());
+        let heads =
+            all(&|conn, _| conn.send(b"GET /v1/me HTTP/1.1\r\nHost: x\r\nX-Slow: ").unwrap());
         let bodies = all(&|conn, number| {
             let length = [("Content-Length", "50000000")];
             let target = client.at("files", &format!("slow{number}"));

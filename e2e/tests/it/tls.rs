@@ -18,8 +18,7 @@ use larder_e2e::{
 };
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring,
-    pki_types::ServerName,
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring, pki_types::ServerName,
 };
 use tempfile::TempDir;
 
@@ -67,7 +66,10 @@ fn ls(server: &Server, trusted: &Path) -> Output {
     must_end(secure_cli(server, trusted).args(["ls", "home:/"]))
 }
 
-fn connect(server: &Server, pair: &CertifiedKey<KeyPair>) -> StreamOwned<ClientConnection, TcpStream> {
+fn connect(
+    server: &Server,
+    pair: &CertifiedKey<KeyPair>,
+) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(pair.cert.der().clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

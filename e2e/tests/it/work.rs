@@ -36,8 +36,8 @@ fn copy(client: &Client, to: &str, priority: &str) -> larder_e2e::http::Response
     client.send("POST", &target, &headers, Some(body.as_bytes()))
 }
 
-/// A server with one slot for expensive requests and a short queue; a directory whose copy takes
-/// a while.
+/// A server with one slot for expensive requests and a queue of this length; a directory whose
+/// copy takes a while.
 fn narrow(queue_max: u64) -> (Server, Client) {
     let options = Options::default()
         .env("LARDER_WORK__SLOTS", "1")

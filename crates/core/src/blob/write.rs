@@ -424,9 +424,7 @@ impl ChunkSink {
     }
 
     /// Makes everything durable.
-    pub(crate) async fn finish(
-        mut self: Box<Self>,
-    ) -> Result<(Staged, Sha256, Vec<ChunkRef>)> {
+    pub(crate) async fn finish(mut self: Box<Self>) -> Result<(Staged, Sha256, Vec<ChunkRef>)> {
         self.close_chunk().await?;
         let sha256 = self.take_hash().await?.finish();
         Ok((self.staged, sha256, self.done))

@@ -438,7 +438,10 @@ fn work_of(kind: JobKind, space: Option<SpaceId>) -> Result<JobWork> {
 }
 
 /// The job on the board that does this work.
-pub(crate) async fn same_job(snapshot: &dyn Snapshot, work: &JobWork) -> Result<Option<(JobId, Job)>> {
+pub(crate) async fn same_job(
+    snapshot: &dyn Snapshot,
+    work: &JobWork,
+) -> Result<Option<(JobId, Job)>> {
     let prefix = schema::jobs_prefix();
     let mut after = None;
     loop {

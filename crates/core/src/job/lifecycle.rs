@@ -149,7 +149,8 @@ impl Larder {
         only: Option<SpaceId>,
     ) -> Result<String> {
         if !self.time_is_believable(self.steady_now()).await? {
-            return Ok("nothing expires yet: the server was away for long, or its clock".to_owned()
+            return Ok("nothing expires yet: the server was away for long, or its clock"
+                .to_owned()
                 + " was set");
         }
         let mut cursor: Cursor = match job.note.cursor.as_slice() {
@@ -212,7 +213,8 @@ impl Larder {
                 let Some((_, Some(names))) = &parent else { continue };
                 let names = [&names[..], &[schema::dirent_name(key)?]].concat();
                 let node = dirent.node;
-                if rules.iter().any(|rule| rule.covers(&names) && rule.is_due(state.modified, now)) {
+                if rules.iter().any(|rule| rule.covers(&names) && rule.is_due(state.modified, now))
+                {
                     let candidate = Candidate { node, revision: state.revision };
                     match due.last_mut() {
                         Some((known, files)) if *known == dir => files.push(candidate),
@@ -249,12 +251,7 @@ impl Larder {
 
     /// Puts files of one directory into the trash if they still are what was seen and a rule of
     /// now says so; answers how many.
-    async fn expire_batch(
-        &self,
-        id: SpaceId,
-        batch: &[Candidate],
-        now: Timestamp,
-    ) -> Result<u64> {
+    async fn expire_batch(&self, id: SpaceId, batch: &[Candidate], now: Timestamp) -> Result<u64> {
         let author = Caller::of_system(AUTHOR);
         let (expired, _) = transact!(self, id, |txn| {
             let Some((room, rules)) = enter_rules(&mut txn, id, now).await? else { return Ok(0) };
@@ -322,8 +319,7 @@ impl Larder {
                 };
                 let path = found.parent.join_from_root(&found.name);
                 let covering = rules.iter().filter(|rule| rule.covers(path.names()));
-                let limits: Vec<Noncurrent> =
-                    covering.filter_map(|rule| rule.noncurrent).collect();
+                let limits: Vec<Noncurrent> = covering.filter_map(|rule| rule.noncurrent).collect();
                 let page = revision::oldest(&txn, id, node, REVISIONS_BATCH + 1).await?;
                 let old = removable(&page, file_state(&found)?, &limits, now);
                 if old.is_empty() {
@@ -434,7 +430,11 @@ async fn path_of(
 
 #[cfg(test)]
 mod tests {
-    use larder_base::{Env, digest::Sha256, id::{BlobId, Incarnation, RuleId}};
+    use larder_base::{
+        Env,
+        digest::Sha256,
+        id::{BlobId, Incarnation, RuleId},
+    };
 
     use super::*;
     use crate::schema::Origin;
@@ -459,9 +459,10 @@ mod tests {
         // Written at 0, 10, 20, 30 s; the last one is current.
         let older = [state(1, 0, 0), state(2, 10_000, 0), state(3, 20_000, 0)];
         let current = state(4, 30_000, 3);
-        let gone = |older_than, keep_newest, now| {
+        let gone = |older_than, keep_newest, now: i64| {
             let limit = Noncurrent { older_than: Duration::from_secs(older_than), keep_newest };
-            let gone = removable(&older, &current, &[limit], Timestamp::from_millis(now * 1000));
+            let now = Timestamp::from_millis(1000 * i64::from(now));
+            let gone = removable(&older, &current, &[limit], now);
             gone.into_iter().map(|state| state.revision).collect::<Vec<_>>()
         };
         assert_eq!(gone(0, 0, 30), [1, 2, 3]);

@@ -227,7 +227,9 @@ impl Larder {
         let report = self.collect_all().await?;
         job.live.advance(report.blobs + report.orphans);
         let crate::CollectReport { blobs, bytes, orphans, waiting } = report;
-        Ok(format!("{blobs} blobs with {bytes} bytes, {orphans} orphans; {waiting} wait for readers"))
+        Ok(format!(
+            "{blobs} blobs with {bytes} bytes, {orphans} orphans; {waiting} wait for readers"
+        ))
     }
 }
 

@@ -170,7 +170,9 @@ impl Larder {
             JobWork::Trim { space } => self.trim(&running, *space).await,
             JobWork::ForgetUser { user } => self.forget_user(&running, *user).await,
             JobWork::ForgetGroup { group } => self.forget_group(&running, *group).await,
-            JobWork::Scrub | JobWork::Check | JobWork::Collect | JobWork::Lifecycle { .. } => Ok(()),
+            JobWork::Scrub | JobWork::Check | JobWork::Collect | JobWork::Lifecycle { .. } => {
+                Ok(())
+            }
         };
         let Err(error) = result else { return Ok(()) };
         // What may pass by itself is tried again at the next interval.

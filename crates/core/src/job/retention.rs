@@ -243,12 +243,7 @@ impl Larder {
 
     /// Removes the oldest of all older revisions of a space until `over` bytes are gone, at most
     /// [`TRIM_WINDOW`] of them; answers how many, and their bytes.
-    async fn trim_revisions(
-        &self,
-        job: &Running,
-        id: SpaceId,
-        over: u64,
-    ) -> Result<(u64, u64)> {
+    async fn trim_revisions(&self, job: &Running, id: SpaceId, over: u64) -> Result<(u64, u64)> {
         let prefix = schema::space_revisions_prefix(id);
         // The oldest so far, the youngest of them on top.
         let mut window = BinaryHeap::new();

@@ -9,11 +9,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    Larder,
-    error::Result,
-    work::{Class, Client},
-};
+use crate::{Larder, error::Result};
 
 /// Least that a pass reads per store, so that small stores are not read in crumbs.
 const PASS_BYTES_MIN: u64 = 16 << 20;
@@ -32,7 +28,6 @@ impl Larder {
             // A share of what the disk holds: exact enough for a pace.
             let budget = ((used as f64 * share) as u64).clamp(PASS_BYTES_MIN, PASS_BYTES_MAX);
             let after = self.inner.scrub_cursors().get(&server).copied();
-            let _turn = self.inner.work.admit(&Client::background(), Class::Check).await?;
             let report = store.scrub(after, budget).await?;
             self.inner.metrics.scrubbed_bytes.add(report.bytes);
             self.inner.metrics.scrub_damaged.add(report.damaged.len() as u64);

@@ -86,17 +86,12 @@ async fn i_once_1_every_operation_tells_what_it_told() {
     let (from, to) = (at("z/b"), at("c"));
     twice!("copy", larder.copy_entry(root, (&home, &from), (&home, &to), false));
     let (from, to) = (at("z"), at("zz"));
-    let copied =
-        twice!("copy-dir", larder.copy_entry(root, (&home, &from), (&home, &to), false));
+    let copied = twice!("copy-dir", larder.copy_entry(root, (&home, &from), (&home, &to), false));
     same(&copied, &fixture.stat("zz").await.unwrap());
     let options = RestoreOptions::default();
-    twice!("restore", async {
-        Ok((larder.restore(root, &home, item, &options).await?, true))
-    });
+    twice!("restore", async { Ok((larder.restore(root, &home, item, &options).await?, true)) });
     let file = at("d/a");
-    twice!("revert", async {
-        Ok((larder.restore_revision(root, &home, &file, 1).await?, true))
-    });
+    twice!("revert", async { Ok((larder.restore_revision(root, &home, &file, 1).await?, true)) });
     assert_eq!(fixture.revisions("d/a").await.unwrap().len(), 3, "one revision was added");
     let tree = fixture.tree("").await;
     let paths: Vec<String> = tree.iter().map(|entry| entry.path.to_string()).collect();
@@ -230,10 +225,8 @@ async fn i_once_4_while_it_runs_a_repetition_waits_its_turn() {
 async fn a_refused_request_may_be_tried_again_under_its_key() {
     let fixture = Fixture::new().await;
     let put = || {
-        let none = Conditions {
-            if_match: Some(larder_core::EtagSet::Any),
-            ..Conditions::default()
-        };
+        let none =
+            Conditions { if_match: Some(larder_core::EtagSet::Any), ..Conditions::default() };
         named(&fixture, "k", "x", fixture.put_if("a", "1", none))
     };
     assert_eq!(put().await.unwrap_err().kind(), ErrorKind::Precondition);

@@ -319,7 +319,7 @@ async fn each_kind_of_credential_opens_only_its_own_door() {
     let new = NewKey { access: Some(Access::Full), ..of(CredentialKind::App) };
     assert_eq!(kind(larder.create_key(&alice, &me(), new).await), ErrorKind::Invalid);
     let found = larder.s3_secret(s3.key.access_key_id.as_ref().unwrap()).await.unwrap();
-    assert_eq!(found.secrets, [s3.secret.clone()]);
+    assert_eq!(found.secrets, std::slice::from_ref(&s3.secret));
     assert_eq!(&*found.caller.name, "alice");
     for unknown in ["", "LKAAAAAAAAAAAAAAAAAA", &s3.secret, "\u{e9}"] {
         assert_eq!(kind(larder.s3_secret(unknown).await), refused);

@@ -133,8 +133,7 @@ async fn i_job_2_long_work_ends_when_it_is_cancelled() {
     }
     let mut cancelled = 0;
     for _ in 0..20 {
-        let (job, _) =
-            fixture.larder.start_job(&fixture.root, JobKind::Check, None).await.unwrap();
+        let (job, _) = fixture.larder.start_job(&fixture.root, JobKind::Check, None).await.unwrap();
         match fixture.larder.cancel_job(&fixture.root, job.id).await {
             Ok(()) => {
                 let job = ended(&fixture, job.id).await;

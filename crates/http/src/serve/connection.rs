@@ -135,12 +135,7 @@ pub(super) async fn serve<S: Service>(
 }
 
 /// Agrees on TLS; `None` if that fails, takes too long, or the server is going away.
-async fn handshake(
-    tls: &Tls,
-    watched: Watched,
-    pulse: &Pulse,
-    peer: SocketAddr,
-) -> Option<Wire> {
+async fn handshake(tls: &Tls, watched: Watched, pulse: &Pulse, peer: SocketAddr) -> Option<Wire> {
     pulse.enter(Phase::Handshake);
     // On the heap: it is much larger than what follows, and gone when that begins.
     let mut accepted = Box::pin(TlsAcceptor::from(tls.config()).accept(watched));

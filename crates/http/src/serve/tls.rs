@@ -18,7 +18,8 @@ use std::{
 
 use larder_base::{Env, digest::Sha256};
 use rustls::{
-    ServerConfig, crypto::ring,
+    ServerConfig,
+    crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     version::{TLS12, TLS13},
 };

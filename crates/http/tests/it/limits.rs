@@ -20,8 +20,7 @@ fn until(setup: &Setup, done: impl Fn() -> bool) {
 
 #[test]
 fn an_address_with_too_many_connections_gets_a_429_and_later_its_turn() {
-    let limits =
-        LimitsOptions { connections_per_address: Some(2), ..LimitsOptions::default() };
+    let limits = LimitsOptions { connections_per_address: Some(2), ..LimitsOptions::default() };
     let limits = Limits::new(limits, &Env::system());
     let setup = start(|options| options.limits = Some(limits.clone()));
     let mut held = [setup.connect(), setup.connect()];
@@ -118,7 +117,10 @@ fn two_lengths_for_one_body_never_become_two_requests() {
         ("Transfer-Encoding : chunked".to_owned(), length(5)),
     ] {
         let mut stream = setup.connect();
-        send(&mut stream, &format!("POST /echo HTTP/1.1\r\nHost: x\r\n{first}\r\n{second}\r\n\r\n"));
+        send(
+            &mut stream,
+            &format!("POST /echo HTTP/1.1\r\nHost: x\r\n{first}\r\n{second}\r\n\r\n"),
+        );
         send(&mut stream, &body);
         let got = String::from_utf8(rest(&mut stream)).expect("text");
         assert_eq!(got.matches("HTTP/1.1").count(), 1, "{first}, {second}: {got}");

@@ -178,7 +178,8 @@ fn a_bad_pair_never_takes_the_place_of_a_good_one() {
     let tls = folder.load();
     let setup = serve(&tls, |_| {});
     let TlsOptions { cert_file, key_file } = &folder.options;
-    for (number, content) in ["", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n"].iter().enumerate()
+    for (number, content) in
+        ["", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n"].iter().enumerate()
     {
         fs::write(cert_file, content).expect("write");
         assert_eq!(tls.reload(), Reload::Refused, "{content}");

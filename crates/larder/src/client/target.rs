@@ -281,9 +281,10 @@ impl Alias {
     pub(crate) fn new(target: &Target) -> Self {
         let url = target.url.clone();
         // It is used from other directories too.
-        let ca_file = target.ca_file.as_ref().map(|path| {
-            std::path::absolute(path).unwrap_or_else(|_| path.clone())
-        });
+        let ca_file = target
+            .ca_file
+            .as_ref()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
         let none = Self { url, ca_file, user: None, password: None, token: None };
         match &target.credentials {
             Credentials::None => none,

@@ -19,8 +19,7 @@ use crate::{
 };
 
 /// Columns of a list of jobs.
-const COLUMNS: [&str; 7] =
-    ["id", "kind", "state", "progress", "started_by", "created", "subject"];
+const COLUMNS: [&str; 7] = ["id", "kind", "state", "progress", "started_by", "created", "subject"];
 
 /// First pause between two looks at a job that is waited for; it doubles.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -36,8 +36,10 @@ use crate::client::{
     target::Environment,
 };
 
-/// Tries that bring nothing forward before an upload is given up: about a minute.
-const ATTEMPTS_MAX: u32 = 12;
+/// Tries that bring nothing forward before an upload is given up: a server may be restarting.
+const ATTEMPTS_MAX: u32 = 11;
+/// The same before anything was begun: then there is nothing to be lost.
+const ATTEMPTS_TO_BEGIN: u32 = 4;
 /// First pause between two tries; it doubles.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
@@ -335,7 +337,9 @@ impl Run<'_> {
     /// Waits before the next try, or gives up with `error`.
     async fn pause(&mut self, error: ClientError) -> Result<()> {
         self.failures += 1;
-        if !is_passing(&error) || self.failures > ATTEMPTS_MAX {
+        let begun = !self.begun.upload.is_empty();
+        let most = if begun { ATTEMPTS_MAX } else { ATTEMPTS_TO_BEGIN };
+        if !is_passing(&error) || self.failures > most {
             return Err(self.advise(error));
         }
         if self.failures == 1 {

@@ -35,7 +35,7 @@ fn document(version: &str) -> Value {
             "title": "Larder",
             "version": version,
             "description": "Files over HTTP. The promises of each call are in docs/rest.md.",
-            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+            "license": { "name": "Apache-2.0 or MIT", "identifier": "Apache-2.0 OR MIT" },
         },
         "paths": paths,
         "security": [{ "basic": [] }, { "bearer": [] }],

@@ -350,7 +350,7 @@ const REQUESTS: &[(&str, &[Field])] = &[
         "NewSpace",
         &[
             ("name", "text", true),
-            ("kind", "project|bucket", true),
+            ("kind", "project", true),
             ("limits", "LimitsChange", false),
             ("policy", "PolicyChange", false),
         ],

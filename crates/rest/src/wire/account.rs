@@ -12,7 +12,7 @@ use larder_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Text;
+use super::{Text, object};
 
 /// A user.
 #[derive(Serialize)]
@@ -192,6 +192,7 @@ pub(crate) struct NewKeyBody {
     pub(crate) kind: KindBody,
     pub(crate) name: String,
     expires: Option<String>,
+    #[serde(deserialize_with = "object")]
     pub(crate) scope: NewScopeBody,
 }
 

@@ -7,7 +7,7 @@ use larder_base::{
 use larder_core::{Error, LinkView, RefTarget, Role, ShareInfo, SharedWith};
 use serde::{Deserialize, Serialize};
 
-use super::{Text, kind, present};
+use super::{Text, kind, object, present};
 
 /// What a reference stands for.
 #[derive(Serialize)]
@@ -110,6 +110,7 @@ pub(crate) struct ShareChangeBody {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReferenceBody {
+    #[serde(deserialize_with = "object")]
     pub(crate) target: TargetBody,
 }
 
