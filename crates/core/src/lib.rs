@@ -211,6 +211,9 @@ struct Inner {
     sessions: session::Sessions,
     /// Held by whoever sweeps sessions.
     sweep_turn: tokio::sync::Mutex<()>,
+    sweep_wanted: tokio::sync::Notify,
+    /// Wakes the sweep of uploads when the store is shut down.
+    sweeps_end: tokio::sync::Notify,
     hashings: Hashings,
     verified: Mutex<Verified>,
     checking: Checking,
@@ -343,6 +346,8 @@ impl Larder {
                 reservations: Arc::default(),
                 sessions: session::Sessions::default(),
                 sweep_turn: tokio::sync::Mutex::new(()),
+                sweep_wanted: tokio::sync::Notify::new(),
+                sweeps_end: tokio::sync::Notify::new(),
                 hashings: Hashings::default(),
                 verified: Mutex::default(),
                 checking: Checking::default(),
@@ -373,10 +378,10 @@ impl Larder {
         larder.note_whole_load().await?;
         let password = larder.ensure_first_user(first_user).await?;
         let jobs = larder.inner.env.spawn("background jobs", larder.clone().run_jobs());
-        larder.inner.env.spawn("sweep of uploads", larder.clone().run_sweeps());
+        let sweeps = larder.inner.env.spawn("sweep of uploads", larder.clone().run_sweeps());
         let long = larder.clone().run_long_jobs();
         let long = larder.inner.env.spawn("long background jobs", long);
-        locked(&larder.inner.lanes).extend([jobs, long]);
+        locked(&larder.inner.lanes).extend([jobs, sweeps, long]);
         Ok((larder, password))
     }
 
@@ -410,12 +415,14 @@ impl Larder {
         self.wake_jobs();
         // The job that runs now sees the flag at its next step.
         self.inner.long_jobs_wanted.notify_one();
+        self.inner.sweeps_end.notify_one();
         self.inner.board.wake_all();
+        self.inner.sweep_wanted.notify_one();
         let turn = self.inner.jobs_turn.lock().await;
-        let _sweep = self.inner.sweep_turn.lock().await;
+        let sweep = self.inner.sweep_turn.lock().await;
         let long_turn = self.inner.long_jobs_turn.lock().await;
         // Who waits for a turn gets it, and sees the flag. They hold the engines open.
-        drop((turn, long_turn));
+        drop((turn, sweep, long_turn));
         let lanes = std::mem::take(&mut *locked(&self.inner.lanes));
         for lane in lanes {
             if let Err(error) = lane.await {

@@ -80,7 +80,7 @@ pub(crate) async fn answer(key: &str, route: Route<'_>, method: &Method, call: C
     let mut answer = if *method == Method::DELETE && operation.done_before_in_silence() {
         Ok(call::no_content())
     } else {
-        operation.run(dispatch(route, method.as_str(), call)).await
+        operation.run(Box::pin(dispatch(route, method.as_str(), call))).await
     };
     if operation.differs() {
         return Err(reused());

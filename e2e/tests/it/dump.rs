@@ -187,8 +187,11 @@ fn one_space_goes_to_another_server_that_has_spaces_of_its_own() {
     assert_eq!(spaces["spaces"].as_array().map(Vec::len), Some(0), "{spaces}");
     oracle::clean(&third.client());
     // Through a pipe, too.
-    let mut dump = cli(&source).args(["dump", "--space", "plans", "-"]).stdout(Stdio::piped())
-        .spawn().unwrap();
+    let mut dump = cli(&source)
+        .args(["dump", "--space", "plans", "-"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let load = cli(&third).args(["load", "-"]).stdin(dump.stdout.take().unwrap()).output().unwrap();
     assert!(dump.wait().unwrap().success());
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
@@ -272,8 +275,12 @@ fn an_interrupted_dump_leaves_no_file_and_a_load_no_trace() {
     fs::create_dir(&folder).unwrap();
     let file = folder.join("dump");
     // A reader that takes a little, then the server goes.
-    let mut dump = cli(&source).args(["dump", "-"]).stdout(Stdio::piped()).stderr(Stdio::null())
-        .spawn().unwrap();
+    let mut dump = cli(&source)
+        .args(["dump", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut pipe = dump.stdout.take().unwrap();
     let mut some = vec![0; 100_000];
     std::io::Read::read_exact(&mut pipe, &mut some).unwrap();

@@ -585,3 +585,41 @@ fn pieces_are_of_their_type_and_whole() {
     let answer = patch(&[PIECE]).expect(204);
     became(&client, "f", b"abc", &answer);
 }
+
+#[test]
+fn numbered_parts_come_in_any_order_and_make_the_file_that_is_said() {
+    let server = Server::start();
+    let client = server.client();
+    let body = Stamp::new(6, 1).body(900_000);
+    let begun = client.send("POST", "/v1/uploads?path=f&numbered=true", &[], Some(b""));
+    let upload = Upload::of(&client, &begun.expect(201));
+    let put = |number: &str, bytes: &[u8], headers: &[(&str, &str)]| {
+        let target = format!("{}/parts/{number}", upload.url);
+        client.send("PUT", &target, headers, Some(bytes))
+    };
+    put("3", &body[600_000..], &[]).expect(200);
+    put("1", b"something else", &[]).expect(200);
+    let right = format!("sha256 {}", STANDARD.encode(Sha256::of(&body[300_000..600_000]).0));
+    let sum = [("Upload-Checksum", &*right)];
+    put("2", &body[..300_000], &sum).expect_problem(400, "bad_digest");
+    let second = put("2", &body[300_000..600_000], &sum).expect(200).json();
+    assert_eq!((&second["number"], &second["size"]), (&json!(2), &json!(300_000)));
+    // The later one of a number is the one.
+    put("1", &body[..300_000], &[]).expect(200);
+    for bad in ["0", "10001", "-1", "+1", "x", "1.0"] {
+        put(bad, b"x", &[]).expect_any(&[400, 404]);
+    }
+    let listed = client.pages(&format!("{}/parts", upload.url));
+    let numbers: Vec<_> = listed.iter().map(|part| part["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    upload.complete(&json!({"parts": [1, 2, 4]})).expect_any(&[400, 404, 409]);
+    upload.complete(&json!({"parts": [2, 1, 3]})).expect_any(&[400, 409]);
+    client.stat("f").expect(404);
+    let answer = upload.complete(&json!({"parts": [1, 2, 3]})).expect(201);
+    assert_eq!(answer.json()["path"], "f");
+    assert_eq!(stamp::identify(&client.get("f").expect(200).body), Ok(Stamp::new(6, 1)));
+    let again = upload.complete(&json!({"parts": [1, 2, 3]})).expect_any(&[200, 201]);
+    assert_eq!(again.json()["id"], answer.json()["id"]);
+    assert_eq!(client.revisions("f").len(), 1);
+    oracle::all_is_well(&server, &client);
+}

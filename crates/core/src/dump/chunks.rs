@@ -62,7 +62,9 @@ impl OpenChunk {
         while !bytes.is_empty() && self.left > 0 {
             let mut buffer = match self.buffer.take() {
                 Some(buffer) => buffer,
-                None => self.writer.buffer(usize::try_from(self.left).unwrap_or(usize::MAX)).await?,
+                None => {
+                    self.writer.buffer(usize::try_from(self.left).unwrap_or(usize::MAX)).await?
+                }
             };
             let allowed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
             let taken = buffer.extend_from_slice(bytes.get(..allowed).unwrap_or_default());

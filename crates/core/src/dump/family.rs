@@ -125,7 +125,12 @@ pub(crate) const FAMILIES: &[Family] = &[
     family(*b"sd", Form::Never, OfSpace::No, "as `se`"),
     family(*b"up", Form::Never, OfSpace::No, "as `se`"),
     family(*b"uq", Form::Never, OfSpace::No, "as `se`"),
-    family(*b"ow", Form::Never, OfSpace::No, "loaded chunks are staged under the ids of their blobs"),
+    family(
+        *b"ow",
+        Form::Never,
+        OfSpace::No,
+        "loaded chunks are staged under the ids of their blobs",
+    ),
     family(*b"ox", Form::Never, OfSpace::No, "belongs to requests of the dumped instance"),
     family(*b"oc", Form::Never, OfSpace::No, "as `ox`"),
     family(*b"mk", Form::Never, OfSpace::No, "every installation has its own; the header has it"),

@@ -32,10 +32,11 @@ use larder_meta::{CommitError, TxnSpec};
 use tokio::task::JoinHandle;
 
 use super::{
+    Subject,
     chunks::OpenChunk,
     family::{self, Family, OfSpace},
     format::{BlobHead, Counts, Frame, Frames, Header, Tally, cut_off, records_of},
-    share, Subject,
+    share,
 };
 use crate::{
     Larder,

@@ -27,12 +27,13 @@ use larder_chunk::placement::Placement;
 use larder_meta::{Record, Snapshot};
 
 use super::{
+    Subject,
     family::{FAMILIES, Family, Form, OfSpace},
     format::{
         BlobHead, ChunkHead, Counts, DumpedSpace, FrameWriter, Header, Parsed, Tally,
         append_record, records_frame,
     },
-    share, Subject,
+    share,
 };
 use crate::{
     Larder,
@@ -232,9 +233,7 @@ impl<'a> Scan<'a> {
             OfSpace::Share if family.name != *b"sh" => Ok(()),
             OfSpace::Share => {
                 let mut after = None;
-                while let Some(page) =
-                    share::page(self.snapshot, space, &mut after, PAGE).await?
-                {
+                while let Some(page) = share::page(self.snapshot, space, &mut after, PAGE).await? {
                     for (key, record) in &page {
                         self.any_record(key, record).await?;
                     }

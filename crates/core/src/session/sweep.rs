@@ -51,7 +51,10 @@ impl Larder {
     pub(crate) async fn run_sweeps(self) {
         let env = self.inner.env.clone();
         loop {
-            env.sleep(self.inner.config.upload_sweep_interval).await;
+            tokio::select! {
+                () = env.sleep(self.inner.config.upload_sweep_interval) => {}
+                () = self.inner.sweeps_end.notified() => {}
+            }
             if self.inner.stopping() {
                 return;
             }

@@ -369,8 +369,7 @@ async fn under_load(source: Fixture, seed: u64) {
         while done.iter().any(|done| done.load(Ordering::SeqCst) < 2) {
             tokio::task::yield_now().await;
         }
-        let acknowledged: Vec<u64> =
-            done.iter().map(|done| done.load(Ordering::SeqCst)).collect();
+        let acknowledged: Vec<u64> = done.iter().map(|done| done.load(Ordering::SeqCst)).collect();
         let collect = source.larder.collect(&source.root);
         let (one, collected) = tokio::join!(dump(&source, Some(&space)), collect);
         collected.unwrap();

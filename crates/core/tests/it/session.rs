@@ -834,6 +834,8 @@ fn i_ses_1_a_session_is_what_was_acknowledged_whatever_happens_in_between() {
                         append.write(sent.clone()).await.unwrap();
                         drop(append);
                         model.extend_from_slice(&sent);
+                        // Until somebody is told, a crash may still take it.
+                        assert_eq!(offset(&fixture, id).await, model.len());
                     }
                     Step::Checked(size, right) if at + size < total => {
                         let bytes = body(size);

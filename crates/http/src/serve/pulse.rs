@@ -5,8 +5,8 @@
 //! time-out would arm one for each).
 //!
 //! Promises: a connection that is idle too long, takes too long over a handshake or the head of a
-//! request, or takes its answer too slowly is cut off, at most one sweep late; while a handler works nothing
-//! here hurries it.
+//! request, or takes its answer too slowly is cut off, at most one sweep late, and sooner while
+//! memory is short; while a handler works nothing here hurries it.
 //!
 //! Not here: request bodies that trickle ([`crate::body::RequestBody`]).
 

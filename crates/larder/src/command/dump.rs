@@ -98,8 +98,7 @@ async fn to_stdout(context: &Context, mut answer: Answer<'_>) -> Result<(Header,
         length += piece.len() as u64;
         verifier.write(&piece).map_err(|error| damaged(Path::new("-"), &error))?;
     }
-    let (header, counts) =
-        verifier.finish().map_err(|error| damaged(Path::new("-"), &error))?;
+    let (header, counts) = verifier.finish().map_err(|error| damaged(Path::new("-"), &error))?;
     context.out.flush().map_err(not_taken)?;
     Ok((header, counts, length))
 }

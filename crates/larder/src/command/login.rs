@@ -15,7 +15,9 @@ use crate::{
     client::{
         Client,
         error::{ClientError, Result},
-        target::{Alias, Aliases, Credentials, Environment, Target, given_ca_file, given_credentials},
+        target::{
+            Alias, Aliases, Credentials, Environment, Target, given_ca_file, given_credentials,
+        },
     },
     output::Output,
 };
