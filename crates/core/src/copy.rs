@@ -28,7 +28,7 @@ use crate::{
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
-    job::board::{Running, cancelled},
+    board::{Running, cancelled},
     quota::{self, delta},
     relocate::Destination,
     room::{Located, Room},

@@ -16,7 +16,6 @@ use crate::{
     caller::Caller,
     entry::{Entry, Target},
     error::{Error, Result},
-    expiry,
     schema::{self, BlobState, DirentBody, FileState},
     tree::lookup::{self, through},
     txn,
@@ -84,8 +83,7 @@ impl Larder {
             let older = txn::get::<FileState>(&*snapshot, &key).await?;
             state = older.ok_or_else(|| Error::not_found("revision"))?.value;
         }
-        let mut entry = lookup::file_entry(id, path, node, &state);
-        entry.expires = expiry::of(&*snapshot, node, state.revision).await?;
+        let entry = lookup::file_entry(id, path, node, &state);
         let client = caller.client();
         Ok(Download { larder: self.clone(), snapshot, note, client, entry, state })
     }

@@ -35,6 +35,7 @@ use larder_meta::{Health, MetaStore};
 mod access;
 pub mod account;
 mod blob;
+mod board;
 pub mod caller;
 mod check;
 mod copy;
@@ -211,7 +212,6 @@ struct Inner {
     sessions: session::Sessions,
     /// Held by whoever sweeps sessions.
     sweep_turn: tokio::sync::Mutex<()>,
-    sweep_wanted: tokio::sync::Notify,
     /// Wakes the sweep of uploads when the store is shut down.
     sweeps_end: tokio::sync::Notify,
     hashings: Hashings,
@@ -236,7 +236,7 @@ struct Inner {
     /// Operations with a name that run.
     operations: idempotency::Running,
     /// Jobs that run.
-    board: job::board::Board,
+    board: board::Board,
     /// When it is looked whether lifecycle rules must be applied, by the monotonic clock.
     lifecycle_due: Mutex<Duration>,
     /// The tasks that run jobs, until the store is shut down.
@@ -346,7 +346,6 @@ impl Larder {
                 reservations: Arc::default(),
                 sessions: session::Sessions::default(),
                 sweep_turn: tokio::sync::Mutex::new(()),
-                sweep_wanted: tokio::sync::Notify::new(),
                 sweeps_end: tokio::sync::Notify::new(),
                 hashings: Hashings::default(),
                 verified: Mutex::default(),
@@ -364,7 +363,7 @@ impl Larder {
                 scrub_cursors: Mutex::default(),
                 revisions_due: Mutex::default(),
                 operations: idempotency::Running::default(),
-                board: job::board::Board::default(),
+                board: board::Board::default(),
                 lifecycle_due: Mutex::default(),
                 lanes: Mutex::default(),
                 long_jobs_turn: tokio::sync::Mutex::new(()),
@@ -417,7 +416,6 @@ impl Larder {
         self.inner.long_jobs_wanted.notify_one();
         self.inner.sweeps_end.notify_one();
         self.inner.board.wake_all();
-        self.inner.sweep_wanted.notify_one();
         let turn = self.inner.jobs_turn.lock().await;
         let sweep = self.inner.sweep_turn.lock().await;
         let long_turn = self.inner.long_jobs_turn.lock().await;

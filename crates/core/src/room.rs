@@ -77,7 +77,6 @@ pub(crate) struct Room {
     pub(crate) right: Right,
     space: Arc<Space>,
     standing: Standing,
-    now: Timestamp,
 }
 
 impl Deref for Room {
@@ -141,15 +140,10 @@ impl Cover {
 
 impl Room {
     /// A room for work of our own, which nobody's rights limit.
-    pub(crate) fn of_system(id: SpaceId, space: Space, now: Timestamp) -> Self {
+    pub(crate) fn of_system(id: SpaceId, space: Space) -> Self {
         let at = Located::from(id);
         let (space, standing) = (Arc::new(space), Standing::Whole);
-        Self { id, at, right: Right::Write, space, standing, now }
-    }
-
-    /// The same room for another purpose.
-    pub(crate) fn with_right(&self, right: Right) -> Self {
-        Self { right, ..self.clone() }
+        Self { id, at, right: Right::Write, space, standing }
     }
 
     /// What covers the way so far.
@@ -172,11 +166,6 @@ impl Room {
     /// What covers the root of the space.
     fn cover_of_root(&self) -> Cover {
         self.cover(self.cover_of_nothing(), self.space.root)
-    }
-
-    /// When this was looked at.
-    pub(crate) fn now(&self) -> Timestamp {
-        self.now
     }
 }
 
@@ -293,7 +282,7 @@ impl Larder {
         if right == Right::Administer {
             require_admin(caller)?;
         }
-        Ok((Room { id, at, right, space: Arc::new(space), standing, now }, version))
+        Ok((Room { id, at, right, space: Arc::new(space), standing }, version))
     }
 
     /// The same for a change: the space, the caller and what the caller came with must be as

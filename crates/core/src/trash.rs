@@ -29,7 +29,7 @@ use crate::{
         STAT_DIRS, STAT_FILES, STAT_SIZE, Space, Trashed, TrashedBody,
     },
     tree::{
-        create::{OpenPlace, exists, free_name, open_parent},
+        create::{OpenPlace, free_name, open_parent},
         lookup::{self, Chain, Found, through},
     },
     txn::{self, Stored, Txn, transact},

@@ -46,9 +46,8 @@ pub const BUDGET_MIN: usize = 2 * LARGE;
 /// rare moments.
 const KEPT_PART: usize = 4;
 
-/// Of the budget, what windows of answers leave to everything else: one part in so many. A client
-/// may hold its window still for as long as the server is patient.
-const READS_LEAVE_PART: usize = 8;
+/// Of the budget, what buffers leave to connections and small bodies: one part in so many.
+const LEAVE_PART: usize = 8;
 
 /// Hands out [`Buffer`]s. Cheap to clone; clones share what is kept.
 #[derive(Clone)]
@@ -125,7 +124,7 @@ impl BufferPool {
         env: &Env,
     ) -> Option<Buffer> {
         let room = self.budget.room();
-        let leaves = if kind == Use::Reads { self.budget() / READS_LEAVE_PART } else { 0 };
+        let leaves = self.budget() / LEAVE_PART;
         let capacity = capacity(kind, wanted, room);
         if room > 0
             && let Some(buffer) = self.at_once(kind, capacity, leaves)
@@ -446,9 +445,11 @@ mod tests {
         assert!(sizes.is_sorted_by(|left, right| left >= right), "{sizes:?}");
         assert_eq!((sizes[0], sizes.last()), (LARGE, Some(&LEAST)));
         let leaves = pool.budget() - pool.in_use();
-        assert!(leaves >= pool.budget() / READS_LEAVE_PART, "reads leave {leaves} to others");
-        held.extend(std::iter::from_fn(|| take(&pool, Use::Writes, LARGE)));
-        assert!(pool.in_use() > pool.budget() - LEAST - ALIGNMENT);
+        assert!(leaves >= pool.budget() / LEAVE_PART, "buffers leave {leaves} to others");
+        assert!(leaves < pool.budget() / LEAVE_PART + LEAST + ALIGNMENT, "and no more: {leaves}");
+        assert!(take(&pool, Use::Writes, LEAST).is_none());
+        held.pop();
+        assert!(take(&pool, Use::Writes, LARGE).is_some_and(|it| it.capacity() == LEAST));
         drop(held);
         assert_eq!(pool.in_use(), 0);
         let kept = pool.budget.figures().by_use[Use::Kept as usize];

@@ -473,7 +473,7 @@ impl RequestBody {
     /// `Busy` at the first call if there is no memory for it.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         if let Held::Wanted(memory) = &self.memory {
-            let share = memory.take(Use::Connections, BODY_BYTES, ENTRY_WAIT_MAX, &self.env).await;
+            let share = memory.take(Use::Bodies, BODY_BYTES, ENTRY_WAIT_MAX, &self.env).await;
             let busy = || {
                 let detail = "too many bodies are on their way; try again later";
                 Error::new(ErrorKind::Busy, detail).with_retry_after(BUSY_PAUSE)

@@ -134,9 +134,6 @@ fn content_headers(entry: &Entry) -> HeaderMap {
     let content_type = entry.content_type.as_deref().and_then(|text| text.parse().ok());
     headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(OCTETS));
     headers.insert(header::LAST_MODIFIED, date::header(entry.modified));
-    if let Some(expires) = entry.expires {
-        headers.insert(EXPIRES, call::value(expires.to_string()));
-    }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // A file of a user's must not run as a page of ours, nor be shown when it has been replaced.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -246,7 +246,7 @@ fn nothing_is_left(server: &Server, client: &Client) {
     client.gc();
     let counts = oracle::clean(client)["counts"].clone();
     assert_eq!((number(&counts, "spaces"), number(&counts, "blobs")), (0, 0), "{counts}");
-    assert!(larder_e2e::oracle::chunk_files(server).is_empty(), "chunks are left");
+    assert!(oracle::chunk_files(server).is_empty(), "chunks are left");
 }
 
 /// Sends the first bytes of a load and waits until the server has taken them.

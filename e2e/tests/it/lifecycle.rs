@@ -155,7 +155,6 @@ fn a_file_with_an_end_goes_when_it_has_come() {
     let put = client.put_with("far", b"x", &[("Larder-Expires", far)]).expect(201);
     assert_eq!(put.json()["expires"], far);
     assert_eq!(client.must_stat("far")["expires"], far);
-    assert_eq!(client.get("far").expect(200).must_header("larder-expires"), far);
     client.put("far", b"y").expect(200);
     assert!(client.must_stat("far").get("expires").is_none(), "an overwrite takes it away");
     let time: Timestamp = now.parse().unwrap();

@@ -32,6 +32,7 @@ mod races;
 mod resume;
 mod revisions;
 mod sessions;
+mod sessionsteps;
 mod shares;
 mod slow;
 mod smoke;

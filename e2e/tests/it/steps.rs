@@ -175,9 +175,11 @@ fn a_crash_at_any_step_leaves_an_operation_wholly_done_or_undone() {
     }
     let _alone = tool::heavy();
     let counts = knob("LARDER_E2E_STEPS", 1);
-    let mut died: BTreeMap<&str, u64> = STEPS.iter().map(|step| (*step, 0)).collect();
+    // Those of upload sessions have a test of their own.
+    let steps: Vec<_> = STEPS.iter().filter(|step| !step.starts_with("session.")).collect();
+    let mut died: BTreeMap<&str, u64> = steps.iter().map(|step| (**step, 0)).collect();
     let mut subject = Subject::new(0);
-    for step in STEPS {
+    for step in steps {
         let deaths = died.get_mut(step).expect("a step of the list");
         let before = subject.at_start(step);
         *deaths += before;

@@ -18,7 +18,7 @@ use larder_base::{
     ErrorKind,
     digest::{Sha256, Sha256Stream},
     id::{BlobId, ChunkId, ServerId},
-    memory::{Share, Use, WAIT_MAX},
+    memory::{STILL_MAX, Share, Use, WAIT_MAX},
 };
 use larder_chunk::{
     ChunkError, ChunkWriter,
@@ -156,7 +156,8 @@ impl BlobWriter {
     }
 
     /// The client has sent nothing for `still`: writes what can be written, so that little memory
-    /// is held. `Busy` if that has lasted too long while others wait for memory.
+    /// is held. `Busy` if that has lasted too long while others wait for memory: it keeps less
+    /// than they need, but there may be thousands of it.
     pub(crate) async fn pause(&mut self, still: Duration) -> Result<()> {
         if let Sink::Chunks(sink) = &mut self.sink {
             sink.slow_down().await?;

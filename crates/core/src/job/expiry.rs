@@ -41,7 +41,7 @@ impl Larder {
                     return Ok(());
                 }
                 let node = NodeId::from_bytes(schema::trailing_id(key)?);
-                if let Err(error) = self.expire_one(key, node, now).await {
+                if let Err(error) = self.expire_one(key, node).await {
                     // One damaged file must not keep all others.
                     self.inner.metrics.job_failures.add(1);
                     tracing::error!(%error, %node, "a file cannot be expired");
@@ -50,7 +50,7 @@ impl Larder {
         }
     }
 
-    async fn expire_one(&self, key: &[u8], node: NodeId, now: Timestamp) -> Result<()> {
+    async fn expire_one(&self, key: &[u8], node: NodeId) -> Result<()> {
         let key = bytes::Bytes::copy_from_slice(key);
         let record = schema::expiry_key(node);
         let snapshot = self.inner.meta.snapshot().await?;
@@ -61,7 +61,7 @@ impl Larder {
             txn.frees();
             txn.delete(key.clone());
             if let Some(expiry) = txn.get::<Expiry>(&record).await? {
-                self.expire_in(&mut txn, &key, node, &expiry, now).await?;
+                self.expire_in(&mut txn, &key, node, &expiry).await?;
             }
         });
         Ok(())
@@ -73,7 +73,6 @@ impl Larder {
         key: &[u8],
         node: NodeId,
         expiry: &Stored<Expiry>,
-        now: Timestamp,
     ) -> Result<()> {
         let Expiry { at, space: id, revision } = expiry.value;
         // Another end was given meanwhile: that one has its own place in the order.
@@ -88,7 +87,7 @@ impl Larder {
             return Ok(());
         };
         txn.hold(schema::space_key(id), space.version);
-        let room = Room::of_system(id, space.value, now);
+        let room = Room::of_system(id, space.value);
         if let Some(found) = self.find_attached(txn, &room, node).await?
             && file_state(&found)?.revision == revision
         {

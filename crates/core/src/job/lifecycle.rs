@@ -24,7 +24,7 @@ use crate::{
     caller::Caller,
     entry::Target,
     error::Result,
-    job::board::{self, Running},
+    board::{self, Running},
     lifecycle::{Expire, LifecycleRule, Noncurrent, lifecycle_of},
     revision::{self, file_state},
     room::Room,
@@ -190,7 +190,7 @@ impl Larder {
             job.go_on()?;
             let now = self.steady_now();
             let snapshot = self.inner.meta.snapshot().await?;
-            let Some((room, rules)) = rules_of(&*snapshot, id, now).await? else { return Ok(()) };
+            let Some((room, rules)) = rules_of(&*snapshot, id).await? else { return Ok(()) };
             let page = txn::page(&*snapshot, &prefix, cursor.after.as_deref(), PAGE).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             cursor.after = Some(last.to_vec());
@@ -254,7 +254,7 @@ impl Larder {
     async fn expire_batch(&self, id: SpaceId, batch: &[Candidate], now: Timestamp) -> Result<u64> {
         let author = Caller::of_system(AUTHOR);
         let (expired, _) = transact!(self, id, |txn| {
-            let Some((room, rules)) = enter_rules(&mut txn, id, now).await? else { return Ok(0) };
+            let Some((room, rules)) = enter_rules(&mut txn, id).await? else { return Ok(0) };
             let mut expired = 0;
             for Candidate { node, revision } in batch {
                 let Some(found) = self.find_attached(&txn, &room, *node).await? else { continue };
@@ -311,7 +311,7 @@ impl Larder {
         let mut all = 0;
         loop {
             let (removed, _) = transact!(self, id, |txn| {
-                let Some((room, rules)) = enter_rules(&mut txn, id, now).await? else {
+                let Some((room, rules)) = enter_rules(&mut txn, id).await? else {
                     return Ok(all);
                 };
                 let Some(found) = self.find_attached(&txn, &room, node).await? else {
@@ -385,7 +385,6 @@ impl LifecycleRule {
 async fn rules_of(
     snapshot: &dyn larder_meta::Snapshot,
     id: SpaceId,
-    now: Timestamp,
 ) -> Result<Option<(Room, Vec<LifecycleRule>)>> {
     let Some(stored) = lifecycle_of(snapshot, id).await? else { return Ok(None) };
     let space = txn::get::<Space>(snapshot, &schema::space_key(id)).await?;
@@ -396,14 +395,13 @@ async fn rules_of(
     if rules.is_empty() {
         return Ok(None);
     }
-    Ok(Some((Room::of_system(id, space.value, now), rules)))
+    Ok(Some((Room::of_system(id, space.value), rules)))
 }
 
 /// The same for a change: both must be the same at the commit.
 async fn enter_rules(
     txn: &mut Txn,
     id: SpaceId,
-    now: Timestamp,
 ) -> Result<Option<(Room, Vec<LifecycleRule>)>> {
     for key in [schema::space_key(id), schema::lifecycle_key(id)] {
         match txn.snapshot.get(&key).await? {
@@ -412,7 +410,7 @@ async fn enter_rules(
         }
     }
     let snapshot = txn.snapshot.clone();
-    rules_of(&*snapshot, id, now).await
+    rules_of(&*snapshot, id).await
 }
 
 /// The names from the root of the space to a directory; nothing if it is not attached.

@@ -16,12 +16,9 @@ use larder_meta::{MetaError, Record, Revision, Snapshot};
 
 use crate::{
     Larder,
+    board::{self, JOBS_PAGE, Live, Running},
     error::Result,
-    job::{
-        JOBS_PAGE,
-        board::{self, Live, Running},
-        is_long,
-    },
+    job::is_long,
     report::CheckReport,
     schema::{self, Job, JobEnd, JobNote, JobState, JobWork},
     txn::{self, transact},

@@ -19,6 +19,7 @@ use larder_base::{ErrorKind, id::JobId};
 use crate::{
     Larder,
     access::require_admin,
+    board::{self, JOBS_PAGE},
     caller::Caller,
     error::Result,
     report::CollectReport,
@@ -27,7 +28,6 @@ use crate::{
     work::Class,
 };
 
-pub(crate) mod board;
 pub(crate) mod collect;
 pub(crate) mod expiry;
 pub(crate) mod feed;
@@ -37,9 +37,6 @@ pub(crate) mod long;
 pub(crate) mod purge;
 pub(crate) mod retention;
 pub(crate) mod scrub;
-
-/// Most jobs that one listing shows, and that a lane reads at once.
-const JOBS_PAGE: usize = 1000;
 
 /// Pause between two passes of the scrub.
 const SCRUB_PAUSE: Duration = Duration::from_secs(60);

@@ -19,7 +19,7 @@ use crate::{
     Larder,
     blob::References,
     error::{Error, Result},
-    job::board::Running,
+    board::Running,
     quota::{self, delta},
     revision,
     schema::{

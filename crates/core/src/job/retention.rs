@@ -20,7 +20,7 @@ use larder_base::{
 use crate::{
     Larder,
     error::{Error, Result},
-    job::board::Running,
+    board::Running,
     quota, revision,
     room::Room,
     schema::{
@@ -297,7 +297,7 @@ impl Larder {
             let record = txn.get::<Space>(&schema::space_key(id)).await?;
             let Some(space) = record else { return Ok((0, 0)) };
             txn.hold(schema::space_key(id), space.version);
-            let room = Room::of_system(id, space.value, txn.now);
+            let room = Room::of_system(id, space.value);
             // In the trash, or gone: its revisions go with it.
             let Some(found) = self.find_attached(&txn, &room, node).await? else {
                 return Ok((0, 0));
@@ -354,7 +354,7 @@ impl Larder {
                 let record = txn.get::<Space>(&schema::space_key(id)).await?;
                 let Some(space) = record else { return Ok(()) };
                 txn.hold(schema::space_key(id), space.version);
-                let room = Room::of_system(id, space.value, txn.now);
+                let room = Room::of_system(id, space.value);
                 // In the trash, or gone: its revisions go with it.
                 let Some(found) = self.find_attached(&txn, &room, node).await? else {
                     return Ok(());

@@ -3,7 +3,7 @@
 //! | family | key | value | written by |
 //! |---|---|---|---|
 //! | `lo` | load: the space, or zeros for a whole instance | [`LoadState`] | dump::load |
-//! | `lx` | load, key | the record under that key, to be written when the load has won | dump::load |
+//! | `lx` | load, key | the record under that key, written when the load has won | dump::load |
 //!
 //! Not here: how a load goes on, or is removed (`dump`).
 

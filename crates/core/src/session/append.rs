@@ -35,7 +35,7 @@ use crate::{
     error::{Error, Result},
     schema::{self, ChunkRef, Content, Part, Session, SessionKind, session as records},
     session::{
-        AppendRefused, CHUNKS_MAX, NewAppend, SessionInfo, gone,
+        AppendRefused, CHUNKS_MAX, NewAppend, SessionInfo, SessionState, gone,
         live::{Live, LiveState, Tail, Turn},
         piece::{Bench, Digests, Hashing, Piece},
     },
@@ -107,6 +107,8 @@ pub(super) struct Active {
     next: u32,
     /// Chunks that the session had before.
     chunks: usize,
+    /// Whether the session becomes a file with its last byte.
+    completes: bool,
 }
 
 impl Active {
@@ -118,6 +120,14 @@ impl Active {
         // What is in `small` goes into the piece first.
         let open = self.piece.as_ref().map_or(small, |piece| piece.taken.max(small));
         done + finishing + open
+    }
+
+    /// Whether all of it is small and the end of a small file: the completion commits it.
+    fn rides_in_completion(&self, inline_max: u64) -> bool {
+        let end = self.start + self.taken();
+        let small = !self.small.is_empty() && self.piece.is_none() && self.done.is_empty();
+        let last = self.length == Some(end) && end <= inline_max;
+        self.completes && small && last && self.finishing.is_none()
     }
 
     async fn take(&mut self, larder: &Larder, bytes: &[u8]) -> Result<()> {
@@ -325,6 +335,7 @@ impl Larder {
             done: Vec::new(),
             next,
             chunks,
+            completes: session.kind == SessionKind::Whole,
         })
     }
 
@@ -405,14 +416,29 @@ impl Larder {
             return;
         }
         let Some(mut active) = turn.active.take() else { return };
-        if let Err(error) = self.settle(id, turn, &mut active).await {
+        if let Err(error) = self.settle(id, turn, &mut active, false).await {
             tracing::debug!(%id, %error, "some bytes of a broken append were lost");
         }
     }
 
     /// Makes durable what an append has taken, and knows it.
-    async fn settle(&self, id: UploadId, turn: &mut Turn, active: &mut Active) -> Result<()> {
-        let result = self.settle_pieces(id, active).await;
+    ///
+    /// With `ride` small bytes are only held: the completion, which must be tried next, makes
+    /// them durable.
+    async fn settle(
+        &self,
+        id: UploadId,
+        turn: &mut Turn,
+        active: &mut Active,
+        ride: bool,
+    ) -> Result<()> {
+        let result = match self.settle_pieces(id, active, ride).await {
+            Ok(held) => {
+                turn.held = held;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
         match &result {
             Ok(()) => {
                 let end = active.start + active.taken();
@@ -437,7 +463,12 @@ impl Larder {
         result
     }
 
-    async fn settle_pieces(&self, id: UploadId, active: &mut Active) -> Result<()> {
+    async fn settle_pieces(
+        &self,
+        id: UploadId,
+        active: &mut Active,
+        ride: bool,
+    ) -> Result<Option<(u32, Bytes)>> {
         active.settle_finishing().await?;
         active.flush(self).await?;
         if active.piece.as_ref().is_some_and(|piece| piece.taken == 0) {
@@ -451,12 +482,15 @@ impl Larder {
         }
         if !active.small.is_empty() {
             let bytes = Bytes::from(std::mem::take(&mut active.small));
-            let length = bytes.len() as u64;
-            self.put_inline_piece(id, active.space, active.next, bytes).await?;
-            active.done.push(Tail::Inline(active.next, length));
+            let (index, length) = (active.next, bytes.len() as u64);
+            active.done.push(Tail::Inline(index, length));
             active.next += 1;
+            if ride {
+                return Ok(Some((index, bytes)));
+            }
+            self.put_inline_piece(id, active.space, index, bytes).await?;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Makes a small piece durable: a record, as long as the session is open.
@@ -501,13 +535,33 @@ impl Larder {
         drop(snapshot);
         result?;
         looked?;
-        if self.merge_due(&stored.value, turn.known()?)
+        if turn.held.is_none()
+            && self.merge_due(&stored.value, turn.known()?)
             && let Err(error) = self.merge(id, &mut turn, caller.client()).await
         {
             // Nothing is lost: it is tried again with the next append.
             tracing::warn!(%id, %error, "the small pieces of an upload were not merged");
         }
-        self.finish_if_full(&caller, id, &mut turn).await
+        let info = self.finish_if_full(&caller, id, &mut turn).await;
+        let Some((index, bytes)) = turn.held.take() else { return info };
+        match info {
+            Ok(info) if matches!(info.state, SessionState::Open) => {
+                // Refused: what was held must be durable before its offset is told.
+                let space = stored.value.space;
+                if let Err(error) = self.put_inline_piece(id, space, index, bytes).await {
+                    turn.forget();
+                    turn.hash = None;
+                    return Err(error);
+                }
+                Ok(info)
+            }
+            Ok(info) => Ok(info),
+            Err(error) => {
+                turn.forget();
+                turn.hash = None;
+                Err(error)
+            }
+        }
     }
 
     async fn close_append(&self, id: UploadId, turn: &mut Turn, whole: bool) -> Result<()> {
@@ -529,7 +583,9 @@ impl Larder {
                 };
             }
         }
-        self.settle(id, turn, &mut active).await?;
+        let ride =
+            whole && !short && active.rides_in_completion(self.inner.inline_bytes_max as u64);
+        self.settle(id, turn, &mut active, ride).await?;
         if whole && short { Err(short_body()) } else { Ok(()) }
     }
 }

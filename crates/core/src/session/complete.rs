@@ -349,6 +349,7 @@ impl Larder {
         self.look_at(&*snapshot, id, &stored.value, stored.version, turn).await?;
         let session = stored.value;
         let sha256 = turn.hash.as_ref().map(|(_, hash)| hash.clone().finish());
+        let held = turn.held.clone();
         let known = turn.known()?;
         let size = known.offset;
         let mut end = SessionEnd {
@@ -376,7 +377,13 @@ impl Larder {
                 }
                 Tail::Inline(index, _) => {
                     end.inline.push(*index);
-                    bytes.extend_from_slice(&self.inline_piece(&*snapshot, id, *index).await?);
+                    match &held {
+                        Some((number, last)) if number == index => bytes.extend_from_slice(last),
+                        _ => {
+                            let piece = self.inline_piece(&*snapshot, id, *index).await?;
+                            bytes.extend_from_slice(&piece);
+                        }
+                    }
                 }
             }
         }

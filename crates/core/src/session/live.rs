@@ -73,6 +73,9 @@ pub(super) struct LiveState {
     pub(super) active: Option<Active>,
     /// Number of the last append.
     pub(super) generation: u64,
+    /// The last piece, if it is no record yet because the completion that is tried next brings it
+    /// along.
+    pub(super) held: Option<(u32, bytes::Bytes)>,
     /// What the last try to complete it was told.
     pub(super) refused: Option<(ErrorKind, String)>,
 }

@@ -403,7 +403,7 @@ impl Larder {
     ) -> Result<Option<(EntryKind, String)>> {
         let record = txn::get::<schema::Space>(snapshot, &schema::space_key(space)).await?;
         let Some(record) = record else { return Ok(None) };
-        let room = Room::of_system(space, record.value, self.inner.env.now());
+        let room = Room::of_system(space, record.value);
         match lookup::find_node(snapshot, &room, node).await {
             Ok(Some(found)) => {
                 let path = found.parent.join(&found.name).to_string();

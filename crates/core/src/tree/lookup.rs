@@ -550,23 +550,6 @@ pub(crate) fn hide_space(target: &Target, error: Error) -> Error {
     }
 }
 
-impl Larder {
-    /// The public form of what a commit has just put to `path`. If it cannot be read, the caller
-    /// must not be told that nothing happened.
-    pub(crate) async fn committed_entry(
-        &self,
-        space: SpaceId,
-        path: TreePath,
-        dirent: &Dirent,
-    ) -> Result<Entry> {
-        let read = async {
-            let snapshot = self.inner.meta.snapshot().await?;
-            entry(&*snapshot, space, path, dirent).await
-        };
-        read.await.map_err(Error::of_unknown_outcome)
-    }
-}
-
 /// The entry of an attached node by its id; `None` for the root of the space.
 pub(crate) async fn find_node(
     snapshot: &dyn Snapshot,

@@ -912,3 +912,36 @@ async fn a_process_that_was_replaced_changes_no_session() {
     written(send(&new, id, 100, &bytes).await.unwrap());
     assert!(new.get("file").await.unwrap()[100..] == bytes[..]);
 }
+
+/// Commits of the engine so far.
+async fn commits(fixture: &Fixture) -> u64 {
+    fixture.meta.snapshot().await.unwrap().revision().0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_session_costs_one_commit_an_append_none_or_one_and_a_completion_one() {
+    let fixture = Fixture::new().await;
+    fixture.put("before", "the home").await.unwrap();
+    fixture.settle().await;
+    let mut before = commits(&fixture).await;
+    let mut cost = async |of: &str, expected: u64| {
+        let now = commits(&fixture).await;
+        assert_eq!(now - before, expected, "{of}");
+        before = now;
+    };
+    let large = begin(&fixture, "large", 40 * MIB).await;
+    cost("a session", 1).await;
+    send(&fixture, large, 0, &body(20 * MIB)).await.unwrap();
+    cost("a large append", 0).await;
+    assert_eq!(offset(&fixture, large).await, 20 * MIB);
+    cost("a look", 0).await;
+    written(send(&fixture, large, 20 * MIB, &body(20 * MIB)).await.unwrap());
+    cost("a large append and the completion", 1).await;
+    let small = begin(&fixture, "small", 3000).await;
+    cost("a session", 1).await;
+    send(&fixture, small, 0, &body(1000)).await.unwrap();
+    cost("a small append", 1).await;
+    written(send(&fixture, small, 1000, &body(2000)).await.unwrap());
+    cost("a small append and the completion", 1).await;
+    fixture.assert_clean().await;
+}

@@ -222,7 +222,7 @@ async fn what_cannot_be_seen_answers_like_what_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_grant_goes_with_its_node_and_an_inherited_one_stays_behind() {
+async fn i_share_4_a_grant_goes_with_its_node_and_an_inherited_one_stays_behind() {
     let fixture = Fixture::new().await;
     let space = fixture.space("moves", SpaceLimits::default()).await;
     let (root, larder) = (&fixture.root, &fixture.larder);
@@ -247,7 +247,7 @@ async fn a_grant_goes_with_its_node_and_an_inherited_one_stays_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_acknowledged_after_the_acknowledgement_of_a_revocation() {
+async fn i_share_1_nothing_is_acknowledged_after_a_revocation_was() {
     let fixture = racy(11).await;
     let space = fixture.space("revoke", SpaceLimits::default()).await;
     plant(&fixture, &space, "d").await;
@@ -353,7 +353,7 @@ async fn a_path_passes_through_one_reference_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_link_opens_its_node_and_nothing_beside_it() {
+async fn i_link_2_a_link_opens_its_node_and_nothing_beside_it() {
     let fixture = Fixture::new().await;
     let (root, larder) = (&fixture.root, &fixture.larder);
     let space = fixture.space("links", SpaceLimits::default()).await;
@@ -403,7 +403,7 @@ async fn an_upload_link_adds_and_shows_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_a_limited_number_of_downloads_no_more_are_begun() {
+async fn i_link_3_of_a_limited_number_of_downloads_no_more_are_begun() {
     let fixture = racy(5).await;
     let (root, larder) = (&fixture.root, &fixture.larder);
     let space = fixture.space("few", SpaceLimits::default()).await;
@@ -429,7 +429,7 @@ async fn of_a_limited_number_of_downloads_no_more_are_begun() {
 }
 
 #[tokio::test]
-async fn whoever_may_share_sees_and_revokes_every_share() {
+async fn i_share_2_whoever_may_share_sees_and_revokes_every_share() {
     let fixture = Fixture::new().await;
     let larder = &fixture.larder;
     let space = fixture.space("seen", SpaceLimits::default()).await;
@@ -488,4 +488,51 @@ async fn a_share_ends_at_its_time_and_with_its_node() {
     fixture.settle().await;
     let left = larder.shares(&fixture.root, &ShareFilter::In(space), &ListOptions::default()).await;
     assert!(left.unwrap().entries.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i_share_3_of_many_grants_for_one_principal_on_one_node_there_is_one() {
+    let fixture = racy(9).await;
+    let space = fixture.space("one", SpaceLimits::default()).await;
+    plant(&fixture, &space, "d").await;
+    fixture.user("ann").await;
+    let made = race(&fixture, 16, |_, fixture| {
+        let space = space.clone();
+        async move {
+            let target = Target::Path(space, path("d"));
+            let with = ShareWith::User("ann".into());
+            let new = NewShare { target, with, role: Role::Viewer, expires: None };
+            fixture.larder.create_share(&fixture.root, new).await.map(|share| share.id)
+        }
+    })
+    .await;
+    let (won, lost): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    let winner = won.into_iter().next().unwrap().unwrap().to_string();
+    for error in lost.into_iter().map(Result::unwrap_err) {
+        assert_eq!((error.kind(), error.existing()), (ErrorKind::AlreadyExists, Some(&*winner)));
+    }
+    fixture.assert_sound().await;
+}
+
+#[tokio::test]
+async fn i_link_1_a_link_is_found_by_its_whole_token_alone() {
+    let fixture = Fixture::new().await;
+    let larder = &fixture.larder;
+    let space = fixture.space("token", SpaceLimits::default()).await;
+    plant(&fixture, &space, "d").await;
+    let with = ShareWith::Link(LinkTerms::default());
+    let id = grant(&fixture, &space, "d", with, Role::Viewer).await;
+    let SharedWith::Link(link) = larder.share(&fixture.root, id).await.unwrap().with else {
+        panic!("a link")
+    };
+    assert!(link.token.len() >= 32, "192 bits in base64: {}", link.token);
+    larder.view_link(&link.token).await.unwrap();
+    let mut other = link.token.clone();
+    other.replace_range(..1, if other.starts_with('A') { "B" } else { "A" });
+    let tokens = ["", "x", &link.token[1..], &link.token[..31], &other, &id.to_string()];
+    for token in tokens {
+        let error = larder.view_link(token).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{token:?}");
+    }
 }

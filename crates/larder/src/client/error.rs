@@ -313,6 +313,6 @@ mod tests {
             assert_eq!(Problem::parse(status, body).kind, kind, "{status}");
         }
         let later = Problem::parse(StatusCode::GONE, b"{\"code\":\"invented_later\"}");
-        assert_eq!(later.to_string(), "not found: invented_later");
+        assert_eq!(later.to_string(), "gone: invented_later");
     }
 }

@@ -30,11 +30,13 @@ use crate::{
     caller::Caller,
     entry::{ListOptions, Page, SpaceRef},
     error::{Error, Result},
-    job::JOBS_PAGE,
     report::{JobInfo, JobKind},
     schema::{self, Cancel, FinishedJob, Job, JobEnd, JobNote, JobState, JobWork},
     txn::{self, Txn, transact},
 };
+
+/// Most jobs that one listing shows, and that a lane reads at once.
+pub(crate) const JOBS_PAGE: usize = 1000;
 
 /// How long a finished job is remembered.
 const REMEMBER: Duration = Duration::from_secs(24 * 3600);
