@@ -28,9 +28,6 @@ use tokio::sync::oneshot;
 
 use crate::Env;
 
-/// How long clients may stand still while others wait for memory.
-pub const STILL_MAX: Duration = Duration::from_secs(10);
-
 /// The budget where nobody says otherwise, in bytes.
 pub const BUDGET_DEFAULT: usize = 64 << 20;
 
@@ -40,7 +37,7 @@ pub const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Longest wait for a share before a request has begun: it is told to come again instead. Longer
 /// than clients may stand still while others wait, so that their share can come back.
-pub const ENTRY_WAIT_MAX: Duration = Duration::from_secs(13);
+pub const ENTRY_WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// What memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,21 +244,6 @@ impl Memory {
             self.shared.refusals.fetch_add(1, Relaxed);
         }
         share
-    }
-
-    /// Takes `bytes` if all shares for this use stay within `most` together; those who wait do
-    /// not come first. For what must go on while others wait: a connection that says so.
-    pub fn try_take_of(&self, kind: Use, bytes: usize, most: usize) -> Option<Share> {
-        if self.shared.of(kind).load(Relaxed).saturating_add(bytes) > most {
-            return None;
-        }
-        let mut state = self.shared.state();
-        if state.missing(bytes, self.shared.budget + state.kept) > 0 {
-            return None;
-        }
-        self.shared.add(&mut state, kind, bytes);
-        drop(state);
-        Some(Share::new(&self.shared, kind, bytes))
     }
 
     /// Takes `bytes` whether there is room or not. For what is already there, or too small to

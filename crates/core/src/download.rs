@@ -14,7 +14,7 @@ use crate::{
     access::Right,
     blob::{epoch::Note, read::Body},
     caller::Caller,
-    entry::{Entry, Target},
+    entry::{Entry, Spot, Target},
     error::{Error, Result},
     schema::{self, BlobState, DirentBody, FileState},
     tree::lookup::{self, through},
@@ -44,18 +44,19 @@ impl Larder {
         revision: Option<u64>,
     ) -> Result<Download> {
         match target {
-            Target::Path(space, path) => through!(|space, path| {
-                let target = Target::Path(space.clone(), path.clone());
-                async move { self.download_at(caller, &target, revision).await }
-            }),
-            Target::Node(_) => self.download_at(caller, target, revision).await,
+            Target::Path(space, path) => through!(|space, path| self.download_at(
+                caller,
+                Spot::Path(space, path),
+                revision
+            )),
+            Target::Node(node) => self.download_at(caller, Spot::Node(*node), revision).await,
         }
     }
 
     async fn download_at(
         &self,
         caller: &Caller,
-        target: &Target,
+        target: Spot<'_>,
         revision: Option<u64>,
     ) -> Result<Download> {
         let at = self.space_of(caller, target).await?;

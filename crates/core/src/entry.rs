@@ -63,6 +63,22 @@ pub enum Target {
     Node(NodeId),
 }
 
+/// A target that somebody else holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Spot<'a> {
+    Path(&'a SpaceRef, &'a TreePath),
+    Node(NodeId),
+}
+
+impl<'a> From<&'a Target> for Spot<'a> {
+    fn from(target: &'a Target) -> Self {
+        match target {
+            Target::Path(space, path) => Self::Path(space, path),
+            Target::Node(node) => Self::Node(*node),
+        }
+    }
+}
+
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {

@@ -18,7 +18,7 @@ use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::{Conditions, Entry, EntryKind, ListOptions, Page, RestoreOptions, SpaceRef, Target, TrashItem},
+    entry::{Conditions, Entry, EntryKind, ListOptions, Page, RestoreOptions, SpaceRef, Spot, Target, TrashItem},
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
@@ -52,18 +52,19 @@ impl Larder {
             Target::Path(_, path) if path.is_root() => {
                 Err(Error::invalid("the root cannot be deleted"))
             }
-            Target::Path(space, path) => through!(|space, path| {
-                let target = Target::Path(space.clone(), path.clone());
-                async move { self.delete_at(caller, &target, conditions).await }
-            }),
-            Target::Node(_) => self.delete_at(caller, target, conditions).await,
+            Target::Path(space, path) => through!(|space, path| self.delete_at(
+                caller,
+                Spot::Path(space, path),
+                conditions
+            )),
+            Target::Node(node) => self.delete_at(caller, Spot::Node(*node), conditions).await,
         }
     }
 
     async fn delete_at(
         &self,
         caller: &Caller,
-        target: &Target,
+        target: Spot<'_>,
         conditions: &Conditions,
     ) -> Result<TrashItem> {
         let at = self.space_of(caller, target).await?;

@@ -8,6 +8,9 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod attacks;
+mod attacks_reach;
+mod attacks_wire;
 mod badinput;
 mod cli;
 mod contract;

@@ -18,7 +18,7 @@ use larder_base::{
     ErrorKind,
     digest::{Sha256, Sha256Stream},
     id::{BlobId, ChunkId, ServerId},
-    memory::{STILL_MAX, Share, Use, WAIT_MAX},
+    memory::{Share, Use, WAIT_MAX},
 };
 use larder_chunk::{
     ChunkError, ChunkWriter,

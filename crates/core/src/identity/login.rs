@@ -69,6 +69,8 @@ struct Remembered {
     /// Of a random salt of this process, whose password it is, and the password.
     digest: Sha256,
     until: Duration,
+    /// Whose password it is, if that is a user: saves looking the name up.
+    user: Option<UserId>,
 }
 
 impl std::fmt::Debug for Verified {
@@ -118,22 +120,41 @@ impl Larder {
             let caller = self.authenticate_credential(CredentialKind::App, id, &secret).await?;
             return if *caller.name == *name { Ok(caller) } else { Err(refused()) };
         }
-        let snapshot = self.inner.meta.snapshot().await?;
-        let found = match txn::get::<UserId>(&*snapshot, &schema::user_name_key(name)).await? {
-            Some(id) => {
-                let stored = txn::get::<User>(&*snapshot, &schema::user_key(id.value)).await?;
-                stored.map(|stored| (id.value, stored))
-            }
-            None => None,
-        };
-        drop(snapshot);
-        let hash = found.as_ref().map(|(_, user)| (user.value.password.as_str(), user.version));
         let subject = ["user ", name].concat();
+        let known = self.inner.verified().0.get(subject.as_str()).and_then(|known| known.user);
+        let found = self.find_login(name, known).await?;
+        let hash = found.as_ref().map(|(_, user)| (user.value.password.as_str(), user.version));
         let verified = self.check_password(&subject, hash, password, from).await?;
         match found {
-            Some((id, user)) if verified => caller(id, &user, Scope::full()),
+            Some((id, user)) if verified => {
+                if known.is_none()
+                    && let Some(known) = self.inner.verified().0.get_mut(subject.as_str())
+                {
+                    known.user = Some(id);
+                }
+                caller(id, &user, Scope::full())
+            }
             _ => Err(refused()),
         }
+    }
+
+    /// The user who is called `name`; `known` is who was called so lately.
+    async fn find_login(
+        &self,
+        name: &str,
+        known: Option<UserId>,
+    ) -> Result<Option<(UserId, Stored<User>)>> {
+        let snapshot = self.inner.meta.snapshot().await?;
+        if let Some(id) = known
+            && let Some(user) = txn::get::<User>(&*snapshot, &schema::user_key(id)).await?
+            && user.value.name == name
+        {
+            return Ok(Some((id, user)));
+        }
+        let key = schema::user_name_key(name);
+        let Some(id) = txn::get::<UserId>(&*snapshot, &key).await? else { return Ok(None) };
+        let user = txn::get::<User>(&*snapshot, &schema::user_key(id.value)).await?;
+        Ok(user.map(|user| (id.value, user)))
     }
 
     /// Whether `password` is the one that `hash` was made of, with everything around it that a
@@ -200,7 +221,7 @@ impl Larder {
                 verified.0.clear();
             }
         }
-        verified.0.insert(subject.into(), Remembered { version, digest, until: now + REMEMBER });
+        verified.0.insert(subject.into(), Remembered { version, digest, until: now + REMEMBER, user: None });
     }
 
     pub(crate) fn salted(&self, subject: &str, password: &str) -> Sha256 {

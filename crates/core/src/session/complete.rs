@@ -16,7 +16,7 @@ use std::{ops::Range, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use larder_base::{
-    ErrorKind,
+    ErrorKind, Outcome,
     digest::{Sha256, Sha256Stream},
     failpoint,
     id::{SpaceId, UploadId},
@@ -206,7 +206,7 @@ impl Larder {
                 turn.refused = match result {
                     Ok(_) => None,
                     // Nobody knows: neither must anybody be told that it was refused.
-                    Err(error) if error.outcome() == larder_base::Outcome::Unknown => {
+                    Err(error) if error.outcome() == Outcome::Unknown => {
                         return Err(error);
                     }
                     Err(error) => Some((error.kind(), error.detail().to_owned())),
@@ -325,7 +325,13 @@ impl Larder {
                     self.clean_up_soon(id);
                 }
             }
-            Err(_) => self.inner.metrics.uploads_refused.add(1),
+            Err(error) => {
+                self.inner.metrics.uploads_refused.add(1);
+                if error.outcome() == Outcome::Unknown {
+                    // The record will say what it does not need.
+                    self.inner.staging.note_leak();
+                }
+            }
         }
         result
     }

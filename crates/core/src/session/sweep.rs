@@ -172,8 +172,8 @@ impl Larder {
                 let session: Session = schema::decode(key, &record.value)?;
                 if session.space == space && matches!(session.state, State::Open) {
                     let id = UploadId::from_bytes(schema::trailing_id(key)?);
-                    let mut turn = self.take_turn(id).await?;
-                    turn.forget();
+                    // Without its turn, if need be: the clean-up waits for that.
+                    let turn = self.take_turn(id).await.ok();
                     self.end_session(id, Ending::Aborted).await?;
                     drop(turn);
                     self.clean_up_soon(id);
@@ -203,7 +203,7 @@ impl Larder {
         }
     }
 
-    /// Ends an open session; `false` if it has ended already. To be called with its turn.
+    /// Ends an open session; `false` if it has ended already.
     pub(super) async fn end_session(&self, id: UploadId, how: Ending) -> Result<bool> {
         let key = records::session_key(id);
         transact!(self, None, |txn| {
@@ -226,7 +226,6 @@ impl Larder {
                 failpoint::reach("session.expired");
             }
         }
-        self.inner.sessions.end(id);
         Ok(true)
     }
 

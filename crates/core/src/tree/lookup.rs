@@ -25,7 +25,7 @@ use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::{Entry, EntryKind, Etag, Mount, RefTarget, SpaceRef, Target},
+    entry::{Entry, EntryKind, Etag, Mount, RefTarget, SpaceRef, Spot, Target},
     error::{Error, Redirect, Result},
     expiry,
     room::{Cover, Located, Room},
@@ -432,12 +432,16 @@ impl Larder {
     }
 
     /// Where a target is, without any check of rights: the next step has it.
-    pub(crate) async fn space_of(&self, caller: &Caller, target: &Target) -> Result<Located> {
-        match target {
-            Target::Path(space, _) => self.locate(caller, space).await,
-            Target::Node(node) => {
+    pub(crate) async fn space_of(
+        &self,
+        caller: &Caller,
+        target: impl Into<Spot<'_>>,
+    ) -> Result<Located> {
+        match target.into() {
+            Spot::Path(space, _) => self.locate(caller, space).await,
+            Spot::Node(node) => {
                 let snapshot = self.inner.meta.snapshot().await?;
-                let key = schema::location_key(*node);
+                let key = schema::location_key(node);
                 let location = txn::get::<Location>(&*snapshot, &key).await?;
                 let missing = || Error::not_found("file or directory");
                 Ok(location.ok_or_else(missing)?.value.space.into())
@@ -450,33 +454,32 @@ impl Larder {
         &self,
         snapshot: &dyn Snapshot,
         room: &Room,
-        target: &Target,
+        target: impl Into<Spot<'_>>,
     ) -> Result<Option<Found>> {
-        match target {
-            Target::Path(_, path) if path.is_root() => match room.at.base {
+        match target.into() {
+            Spot::Path(_, path) if path.is_root() => match room.at.base {
                 Some(base) => find_node(snapshot, room, base).await,
                 None => {
                     root_chain(snapshot, room).await?.require()?;
                     Ok(None)
                 }
             },
-            Target::Path(_, path) => Ok(Some(resolve(snapshot, room, path).await?)),
-            Target::Node(node) => find_node(snapshot, room, *node).await,
+            Spot::Path(_, path) => Ok(Some(resolve(snapshot, room, path).await?)),
+            Spot::Node(node) => find_node(snapshot, room, node).await,
         }
     }
 
     /// The state of the entry or root that a target names. A reference is shown itself.
     pub async fn stat(&self, caller: &Caller, target: &Target) -> Result<Entry> {
         match target {
-            Target::Path(space, path) => through!(|space, path| {
-                let target = Target::Path(space.clone(), path.clone());
-                async move { self.stat_at(caller, &target).await }
-            }),
-            Target::Node(_) => self.stat_at(caller, target).await,
+            Target::Path(space, path) => {
+                through!(|space, path| self.stat_at(caller, Spot::Path(space, path)))
+            }
+            Target::Node(node) => self.stat_at(caller, Spot::Node(*node)).await,
         }
     }
 
-    async fn stat_at(&self, caller: &Caller, target: &Target) -> Result<Entry> {
+    async fn stat_at(&self, caller: &Caller, target: Spot<'_>) -> Result<Entry> {
         let at = self.space_of(caller, target).await?;
         let snapshot = self.inner.meta.snapshot().await?;
         let room = self.open_room(&*snapshot, caller, at, Right::Read).await;
@@ -543,9 +546,9 @@ impl Larder {
 }
 
 /// Who asks for a node and may not enter its space learns as much as who asks for none.
-pub(crate) fn hide_space(target: &Target, error: Error) -> Error {
-    match (target, error.kind()) {
-        (Target::Node(_), ErrorKind::NotFound) => Error::not_found("file or directory"),
+pub(crate) fn hide_space<'a>(target: impl Into<Spot<'a>>, error: Error) -> Error {
+    match (target.into(), error.kind()) {
+        (Spot::Node(_), ErrorKind::NotFound) => Error::not_found("file or directory"),
         _ => error,
     }
 }

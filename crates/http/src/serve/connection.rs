@@ -97,23 +97,28 @@ pub(super) async fn serve<S: Service>(
         },
     };
     let remains = &Arc::<Remains>::default();
-    let service = service_fn(|request: Request<Incoming>| async move {
-        pulse.enter(Phase::Busy);
-        // To read such a body would ask for it.
-        let drain = !request.headers().contains_key(header::EXPECT);
-        let request = request.map(|body| Received::new(body, remains));
-        let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
-        let answer = begun.await;
-        let mut response = answer.unwrap_or_else(|_| panicked(env, status));
-        if remains.was_too_slow() {
-            status.count_cut(Cut::Body);
-        }
-        // At a drain the order to close may come later than this answer.
-        if !remains.clear(env, drain).await || status.draining() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        let guard = BusyGuard(pulse.clone());
-        Ok::<_, Infallible>(response.map(|body| WatchedBody { body, _guard: guard }))
+    // On the heap: a connection is idle most of the time, and what a request needs is large.
+    let service = service_fn(|request: Request<Incoming>| {
+        Box::pin(async move {
+            pulse.enter(Phase::Busy);
+            // To read such a body would ask for it.
+            let drain = !request.headers().contains_key(header::EXPECT);
+            let request = request.map(|body| Received::new(body, remains));
+            let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
+            let answer = begun.await;
+            let mut response = answer.unwrap_or_else(|_| panicked(env, status));
+            if remains.was_too_slow() {
+                status.count_cut(Cut::Body);
+            }
+            // At a drain the order to close may come later than this answer.
+            if !remains.clear(env, drain).await || status.draining() {
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            let guard = BusyGuard(pulse.clone());
+            Ok::<_, Infallible>(response.map(|body| WatchedBody { body, _guard: guard }))
+        })
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), service));
     loop {

@@ -20,7 +20,6 @@ use std::{
 };
 
 use larder_base::Memory;
-use larder_base::memory::STILL_MAX;
 use tokio::sync::Notify;
 
 use super::{Cut, ServeOptions, Status};
@@ -221,7 +220,7 @@ impl Watched {
         options: &ServeOptions,
         short: bool,
     ) -> Option<Overstay> {
-        let most = if short { STILL_MAX } else { Duration::MAX };
+        let most = if short { SHORT_TIMEOUT } else { Duration::MAX };
         let idle_timeout = options.idle_timeout.min(most);
         let stall_timeout = options.stall_timeout.min(most);
         let pulse = &self.pulse;
