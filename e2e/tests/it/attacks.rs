@@ -24,13 +24,6 @@
 //!
 //! Not here: names, paths, sizes and floods (`attacks_wire`).
 
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    thread,
-    time::{Duration, Instant},
-};
-
 use larder_e2e::{
     client::{Client, Response, text},
     http::Conn,
@@ -42,9 +35,6 @@ use serde_json::{Value, json};
 
 /// A token of the right form that belongs to no link.
 const NO_LINK: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-
-/// How soon a revocation holds.
-const SOON: Duration = Duration::from_secs(1);
 
 #[track_caller]
 fn key_of(client: &Client, body: &Value) -> Client {
@@ -299,7 +289,7 @@ fn every_operation_asks_who_is_calling() {
                 cells += 1;
                 if method == "GET" && !may {
                     let head = asked.send(client, "HEAD", origin);
-                    assert_eq!(head.status, answer.status, "HEAD: {cell}");
+                    assert!([answer.status, 405].contains(&head.status), "HEAD: {cell}: {head}");
                 }
                 if !may && matches!(&*method, "DELETE" | "PATCH" | "PUT") {
                     for header in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"] {
@@ -448,6 +438,8 @@ fn no_way_to_upload_takes_a_wrong_secret() {
             .json()["parts"],
         json!([])
     );
+    upload.delete().expect(204);
+    numbered.delete().expect(204);
     oracle::all_is_well(&server, &root);
 }
 
@@ -504,6 +496,7 @@ fn no_key_makes_a_greater_one() {
     for space in ["one", "two"] {
         root.project(space, &json!({})).put("f", b"x").expect(201);
     }
+    let one = root.in_space("one").space()["id"].clone();
     root.make_user("bob");
     let greater = [
         json!({}),
@@ -537,7 +530,7 @@ fn no_key_makes_a_greater_one() {
         let listed = root.send("GET", "/v1/users/me/keys", &[], None).expect(200).json();
         for key in listed["keys"].as_array().unwrap() {
             let target = format!("/v1/users/me/keys/{}/rotate", text(key, "id"));
-            let own = key["scope"]["access"] == "full" && scope["access"] == "full";
+            let own = scope["access"] == "full" && key["scope"]["spaces"] == json!([one]);
             let answer = client.json("POST", &target, &json!({}));
             assert!(answer.status == 403 || (own && answer.status == 200), "{scope}: {answer}");
         }
@@ -624,10 +617,12 @@ fn a_credential_is_none_of_another_kind() {
     me(&Client::with_key(addr, key)).expect(200);
     assert_eq!(app["scope"]["access"], "write");
     let by_app = Client::new(addr, USER, text(&app, "key"));
+    let kind = [("Content-Type", "application/json")];
+    let user = br#"{"name": "own", "password": "long enough", "admin": true}"#;
     for (method, target) in
         [("GET", "/v1/admin/check"), ("POST", "/v1/users"), ("GET", "/v1/shares")]
     {
-        by_app.send(method, target, &[], Some(b"{}")).expect_problem(403, "denied");
+        by_app.send(method, target, &kind, Some(user)).expect_problem(403, "denied");
     }
 }
 

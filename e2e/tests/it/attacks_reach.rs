@@ -319,7 +319,7 @@ fn a_link_opens_its_directory_and_nothing_else() {
                 assert!(itself || (400..500).contains(&answer.status), "{told}");
             }
             for verb in ["files", "dirs"] {
-                if path.starts_with("out/") || path.contains("..") || path.contains("2e") {
+                if path.starts_with("out/") || path.contains("../") || path.contains("2e") {
                     let answer = ask("PUT", &format!("/{verb}/{path}"), &[]);
                     assert!((400..500).contains(&answer.status), "{role} PUT {path}: {answer}");
                     let answer = ask("DELETE", &format!("/files/{path}"), &[]);
@@ -472,7 +472,7 @@ fn what_runs_ends_with_the_right_to_it() {
     .into_iter()
     .enumerate()
     {
-        let name = format!("w{number}");
+        let name = format!("work-{number}");
         let (client, dir, take) = at_work(&root, taken, &name);
         let put = format!("{dir}/new");
         client.send("PUT", &format!("{dir}/before"), &[], Some(b"x")).expect(201);
