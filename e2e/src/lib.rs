@@ -13,6 +13,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+pub mod books;
 pub mod client;
 pub mod http;
 pub mod ledger;

@@ -27,7 +27,8 @@ use crate::{
     report::{CheckCounts, CheckReport, Finding},
     schema::{
         self, Authority, Blob, BlobState, Content, DirState, Dirent, DirentBody, FileState,
-        LoadOf, LoadState, Location, Place, QUOTA_LIVE, QUOTA_RESERVED, QUOTA_RETAINED, Space, Trashed, TrashedBody,
+        LoadOf, LoadState, Location, Place, QUOTA_LIVE, QUOTA_RESERVED, QUOTA_RETAINED, Space,
+        Trashed, TrashedBody,
     },
     session::SessionSums,
     txn,

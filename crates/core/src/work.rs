@@ -168,10 +168,11 @@ pub struct TaskInfo {
 /// How much work is done at once.
 #[derive(Clone, Debug)]
 pub struct WorkSettings {
-    /// Buffers of contents that are moved at once, and batches of expensive requests half as
-    /// many. `None` is one for each core. Measured with 16 uploads of 256 MiB on two cores: one
-    /// slot costs them a third of their rate, more than two make a small request of somebody else
-    /// wait ten times as long and gain nothing.
+    /// Buffers of uploads that are moved at once; of downloads twice as many, and half as many
+    /// batches of expensive requests. `None` is one for each core. Measured with 16 uploads of
+    /// 256 MiB on two cores: one slot costs them a third of their rate, more than two make a
+    /// small request of somebody else wait up to ten times as long and gain little. Downloads
+    /// hold up nobody's syncs, and with two slots lose a third of their rate to handing over.
     pub slots: Option<usize>,
     /// Steps that wait at the most before further tasks are refused.
     pub queue_max: usize,
@@ -195,7 +196,8 @@ pub(crate) struct Figures {
 /// All heavy work of a process.
 #[derive(Debug)]
 pub(crate) struct Work {
-    contents: Arc<Lane>,
+    uploads: Arc<Lane>,
+    downloads: Arc<Lane>,
     requests: Arc<Lane>,
     long: Arc<Lane>,
 }
@@ -205,13 +207,19 @@ impl Work {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let slots = settings.slots.unwrap_or_else(cores).max(1);
         let lane = |slots| Arc::new(Lane::new(slots, settings.queue_max, env.clone()));
-        Self { contents: lane(slots), requests: lane((slots / 2).max(1)), long: lane(1) }
+        Self {
+            uploads: lane(slots),
+            downloads: lane(2 * slots),
+            requests: lane((slots / 2).max(1)),
+            long: lane(1),
+        }
     }
 
     /// Begins a task; `Busy` at once if too many steps wait already.
     pub(crate) fn enter(&self, client: &Client, class: Class) -> Result<Task> {
         let lane = match class {
-            Class::Upload | Class::Download => &self.contents,
+            Class::Upload => &self.uploads,
+            Class::Download => &self.downloads,
             Class::List | Class::Copy => &self.requests,
             Class::Check | Class::Collect | Class::Dump => &self.long,
         };
@@ -243,8 +251,8 @@ impl Work {
         })
     }
 
-    fn lanes(&self) -> [&Arc<Lane>; 3] {
-        [&self.contents, &self.requests, &self.long]
+    fn lanes(&self) -> [&Arc<Lane>; 4] {
+        [&self.uploads, &self.downloads, &self.requests, &self.long]
     }
 }
 

@@ -1,28 +1,29 @@
-//! Attacks on rights: whoever tries to be somebody else, to do what they may not, to go on after
-//! they may no more. Each row is a class of attack that other servers have fallen to.
+//! Attacks on rights: whoever tries to be somebody else, or to do what they may not. Each class of
+//! attack is one that other servers have fallen to; the tests that hold it, here and elsewhere:
 //!
-//! | attack | held by |
-//! |---|---|
-//! | anonymous, unknown and foreign callers at every door | `every_operation_asks_who_is_calling` |
-//! | unknown and wrong credentials told apart | `identity`, `unknown_and_wrong_secrets_are_told_the_same` |
-//! | a second way to upload that checks less | `no_way_to_upload_takes_a_wrong_secret` |
-//! | default, empty, weak credentials | `identity`, `no_secret_is_empty_or_weak` |
-//! | keys that make greater keys | `no_key_makes_a_greater_one` |
-//! | administration by others | `every_operation_asks_who_is_calling` |
-//! | a credential in another's place | `a_credential_is_none_of_another_kind` |
-//! | guessing passwords, of links too | `identity`, `a_link_s_password_is_not_guessed` |
-//! | spellings that slip past a grant | `races`, `a_grant_is_of_the_directory_however_it_is_spelt` |
-//! | another's data, revisions, trash | `shares`, `what_was_another_s_stays_another_s` |
-//! | copies and references out of what is private | `nothing_private_is_copied_or_referred_to` |
-//! | uploads of others, guessed ids | `tus`, `sessions` (r15), `ids_of_uploads_are_not_to_be_guessed` |
-//! | a link that leaves its directory | `shares`, `a_link_opens_its_directory_and_nothing_else` |
-//! | a viewer who changes things | `shares` (the matrix of roles) |
-//! | going on after revocation | `shares`, `sessions` (r12), `feed`, `what_runs_ends_with_the_right_to_it` |
-//! | shares that nobody sees | `every_share_is_seen_and_revoked_by_the_owner` |
-//! | headers that claim an address or a name | `limits`, `identity`, `guessing_is_not_helped_by_headers` |
-//! | secrets in logs, open debug doors | `identity`, `no_link_or_debug_door_tells_a_secret` |
+//! * Anonymous, unknown and foreign callers at every operation, administration by others, requests
+//!   that other sites have browsers send: `every_operation_asks_who_is_calling`,
+//!   `identity::nobody_gets_in_without_credentials_or_with_well_known_ones`,
+//!   `limits::other_sites_are_allowed_nothing`.
+//! * Wrong secrets told apart from unknown ones: `unknown_and_wrong_secrets_are_told_the_same`,
+//!   `identity::an_unknown_user_and_a_wrong_password_have_the_same_answer`.
+//! * A second way to upload that checks less: `no_way_to_upload_takes_a_wrong_secret`.
+//! * Default, empty and weak credentials: `no_secret_is_empty_or_weak`,
+//!   `identity::a_first_start_without_a_password_draws_one_that_is_told_once`.
+//! * Keys that make greater keys: `no_key_makes_a_greater_one`,
+//!   `identity::keys_do_what_their_scope_says_and_nothing_else`.
+//! * A credential in another's place: `a_credential_is_none_of_another_kind`.
+//! * Guessing passwords, of links too: `a_link_s_password_is_not_guessed`,
+//!   `guessing_is_not_helped_by_headers`,
+//!   `identity::a_thousand_guesses_are_slowed_and_lock_nobody_else_out`.
+//! * Headers that claim an address, a name or a right:
+//!   `limits::headers_of_our_own_making_have_no_effect_when_clients_send_them`,
+//!   `limits::a_trusted_proxy_says_whose_request_it_is_and_nobody_else_does`.
+//! * Secrets in logs, open doors for debugging: `no_link_or_debug_door_tells_a_secret`,
+//!   `identity::no_secret_is_ever_in_the_log_or_readable_in_the_data`.
 //!
-//! Not here: names, paths, sizes and floods (`attacks_wire`).
+//! Not here: what is reached with rights (`attacks_reach`), when they end (`attacks_after`), names,
+//! paths and contents (`attacks_wire`), amounts (`attacks_floods`).
 
 use larder_e2e::{
     client::{Client, Response, text},
@@ -36,14 +37,16 @@ use serde_json::{Value, json};
 /// A token of the right form that belongs to no link.
 const NO_LINK: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
+/// A client with a new key of this user's.
 #[track_caller]
-fn key_of(client: &Client, body: &Value) -> Client {
+pub(crate) fn key_of(client: &Client, body: &Value) -> Client {
     let made = client.json("POST", "/v1/users/me/keys", body).expect(201).json();
     Client::with_key(client.addr(), text(&made, "key"))
 }
 
+/// Makes a share.
 #[track_caller]
-fn share(client: &Client, body: &Value) -> Value {
+pub(crate) fn share(client: &Client, body: &Value) -> Value {
     client.json("POST", "/v1/shares", body).expect(201).json()
 }
 
@@ -101,7 +104,6 @@ fn who(method: &str, path: &str) -> Option<Who> {
 
 /// A request that its rightful sender gets done.
 struct Asked {
-    method: String,
     target: String,
     headers: Vec<(&'static str, String)>,
     body: Option<Vec<u8>>,
@@ -175,7 +177,7 @@ fn prepare(root: &Client, number: usize, method: &str, path: &str) -> Asked {
     if !query.is_empty() {
         target = format!("{target}?{query}");
     }
-    Asked { method: method.to_owned(), target, headers, body }
+    Asked { target, headers, body }
 }
 
 type Parts = (String, Vec<(&'static str, String)>, Option<Vec<u8>>);
@@ -293,7 +295,8 @@ fn every_operation_asks_who_is_calling() {
                 }
                 if !may && matches!(&*method, "DELETE" | "PATCH" | "PUT") {
                     for header in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"] {
-                        let answer = asked.send(client, "POST", &[(header, &method)]);
+                        let answer =
+                            asked.send(client, "POST", &[origin, &[(header, &*method)]].concat());
                         assert!((400..500).contains(&answer.status), "{header}: {cell}: {answer}");
                     }
                 }

@@ -1,37 +1,35 @@
-//! Attacks on what is private: spellings, copies, references, links and revocations that reach what
-//! they must not. The table of all attacks is in `attacks`.
+//! Attacks on what is private: spellings, copies, references and links that reach what they must
+//! not. What holds which:
 //!
-//! Not here: credentials (`attacks`), names and sizes (`attacks_wire`), roles (`shares`).
+//! * Spellings that slip past a grant: `a_grant_is_of_the_directory_however_it_is_spelt`,
+//!   `races::what_both_spellings_of_a_name_mean_is_one_node`.
+//! * Another's data, revisions, trash: `what_was_another_s_stays_another_s`,
+//!   `shares::another_s_file_is_404_then_200_when_shared_then_404_when_revoked`.
+//! * Copies and references out of what is private: `nothing_private_is_copied_or_referred_to`.
+//! * Uploads of others, guessed ids: `ids_of_uploads_are_not_to_be_guessed`,
+//!   `tus::uploads_are_their_owners_own`, `sessions::r15_parts_are_whole_once_and_their_owners`.
+//! * A link that leaves its directory: `a_link_opens_its_directory_and_nothing_else`,
+//!   `shares::a_link_works_without_an_account_within_its_terms_and_shows_nothing_else`.
+//! * A viewer who changes things:
+//!   `shares::every_cell_of_doors_verbs_and_roles_is_as_the_table_says`.
+//! * Shares that nobody sees, and that are seen by whom they are no business of:
+//!   `every_share_is_seen_and_revoked_by_the_owner`,
+//!   `no_share_is_shown_beyond_the_scope_of_a_key_or_the_reach_of_its_maker`.
+//!
+//! Not here: credentials (`attacks`), revocation (`attacks_after`), names and sizes
+//! (`attacks_wire`).
 
-use std::{
-    collections::BTreeSet,
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
 
 use larder_e2e::{
-    client::{Client, Headers, Response, text},
-    http::Conn,
+    client::{Client, Headers, text},
     oracle,
     server::Server,
-    tool,
     tus::{self, Upload},
 };
 use serde_json::{Value, json};
 
-/// How soon a revocation holds, with what a busy machine adds.
-const SOON: Duration = Duration::from_secs(1);
-
-#[track_caller]
-fn key_of(client: &Client, body: &Value) -> Client {
-    let made = client.json("POST", "/v1/users/me/keys", body).expect(201).json();
-    Client::with_key(client.addr(), text(&made, "key"))
-}
-
-#[track_caller]
-fn share(client: &Client, body: &Value) -> Value {
-    client.json("POST", "/v1/shares", body).expect(201).json()
-}
+use crate::attacks::{key_of, share};
 
 #[test]
 fn a_grant_is_of_the_directory_however_it_is_spelt() {
@@ -372,152 +370,6 @@ fn a_link_opens_its_directory_and_nothing_else() {
     oracle::clean(&root);
 }
 
-/// What may be taken away from somebody who is at work.
-#[derive(Clone, Copy, Debug)]
-enum Taken {
-    Grant,
-    GroupGrant,
-    Membership,
-    Role,
-    Link,
-    LinkPassword,
-    Key,
-    User,
-    LinkMaker,
-}
-
-/// Whoever is at work, the path of a directory to them, and what takes their right away.
-fn at_work(root: &Client, taken: Taken, name: &str) -> (Client, String, Box<dyn Fn()>) {
-    let space = root.project(name, &json!({}));
-    space.mkdir("d").expect(201);
-    space.put("d/f", b"x").expect(201);
-    let user = root.make_user(name).in_space(name);
-    let place = json!({"space": name, "path": "d", "role": "editor"});
-    let with = |more: Value| {
-        let mut body = place.clone();
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        body
-    };
-    let admin = root.another();
-    let dir = format!("/v1/spaces/{name}/files/d");
-    let end = move |method: &'static str, target: String, body: Value| -> Box<dyn Fn()> {
-        Box::new(move || {
-            admin.json(method, &target, &body).expect_any(&[200, 204]);
-        })
-    };
-    match taken {
-        Taken::Grant | Taken::Role | Taken::Key | Taken::User => {
-            let made = share(root, &with(json!({"kind": "user", "with": name})));
-            let grant = format!("/v1/shares/{}", text(&made, "id"));
-            match taken {
-                Taken::Grant => (user, dir, end("DELETE", grant, json!({}))),
-                Taken::Role => (user, dir, end("PATCH", grant, json!({"role": "viewer"}))),
-                Taken::User => {
-                    let target = format!("/v1/users/{name}");
-                    (user, dir, end("PATCH", target, json!({"disabled": true})))
-                }
-                _ => {
-                    let by_key = key_of(&user, &json!({"name": "k"}));
-                    let keys = user.send("GET", "/v1/users/me/keys", &[], None).expect(200).json();
-                    let target = format!("/v1/users/{name}/keys/{}", text(&keys["keys"][0], "id"));
-                    (by_key, dir, end("DELETE", target, json!({})))
-                }
-            }
-        }
-        Taken::GroupGrant | Taken::Membership => {
-            root.json("POST", "/v1/groups", &json!({"name": name})).expect(201);
-            let member = format!("/v1/groups/{name}/members/{name}");
-            root.send("PUT", &member, &[], Some(b"")).expect(204);
-            let made = share(root, &with(json!({"kind": "group", "with": name})));
-            let grant = format!("/v1/shares/{}", text(&made, "id"));
-            let target = if matches!(taken, Taken::Membership) { member } else { grant };
-            (user, dir, end("DELETE", target, json!({})))
-        }
-        Taken::Link | Taken::LinkPassword | Taken::LinkMaker => {
-            let manager = with(json!({"kind": "user", "with": name, "role": "manager"}));
-            share(root, &manager);
-            let made = share(&user, &with(json!({"kind": "link"})));
-            let link = format!("/v1/shares/{}", text(&made, "id"));
-            let dir = format!("/v1/links/{}/files", text(&made["link"], "token"));
-            let guest = Client::anonymous(root.addr());
-            match taken {
-                Taken::Link => (guest, dir, end("DELETE", link, json!({}))),
-                Taken::LinkPassword => {
-                    (guest, dir, end("PATCH", link, json!({"password": "open sesame"})))
-                }
-                _ => {
-                    let target = format!("/v1/users/{name}");
-                    (guest, dir, end("PATCH", target, json!({"disabled": true})))
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn what_runs_ends_with_the_right_to_it() {
-    let server = Server::start();
-    let root = server.client();
-    for (number, taken) in [
-        Taken::Grant,
-        Taken::GroupGrant,
-        Taken::Membership,
-        Taken::Role,
-        Taken::Link,
-        Taken::LinkPassword,
-        Taken::Key,
-        Taken::User,
-        Taken::LinkMaker,
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let name = format!("work-{number}");
-        let (client, dir, take) = at_work(&root, taken, &name);
-        let put = format!("{dir}/new");
-        client.send("PUT", &format!("{dir}/before"), &[], Some(b"x")).expect(201);
-        // One upload is about to end, one goes on, when the right is taken.
-        let begin = |length: &str| {
-            let mut conn = Conn::open(client.addr()).unwrap();
-            let headers = [("Content-Length", length), ("Expect", "100-continue")];
-            conn.send(client.head_of("PUT", &put, &headers).as_bytes()).unwrap();
-            assert_eq!(conn.any_head().unwrap().status, 100, "{taken:?}");
-            conn.send(&[b'x'; 2000]).unwrap();
-            conn
-        };
-        let (mut ending, mut running) = (begin("2001"), begin("500000000"));
-        take();
-        let since = Instant::now();
-        ending.send(b"x").ok();
-        let told = ending.response("PUT");
-        let fine = |answer: &Response| {
-            (400..500).contains(&answer.status) && answer.status != 408 || answer.status == 0
-        };
-        assert!(fine(&told), "{taken:?}: {told}");
-        let refused = client.another().send("PUT", &format!("{dir}/after"), &[], Some(b"x"));
-        assert!([401, 403, 404].contains(&refused.status), "{taken:?}: {refused}");
-        let read = client.another().send("GET", &format!("{dir}/f"), &[], None);
-        let reads = matches!(taken, Taken::Role);
-        assert_eq!(read.status == 200, reads, "{taken:?}: {read}");
-        assert!(since.elapsed() < SOON + Duration::from_secs(4), "{taken:?}");
-        // The one that goes on is cut off, whatever it still sends.
-        let end = Instant::now() + Duration::from_secs(15);
-        while running.send(&[b'x'; 1000]).is_ok() && running.is_idle() && Instant::now() < end {
-            thread::sleep(Duration::from_millis(20));
-        }
-        let told = running.response("PUT");
-        assert!(fine(&told), "{taken:?}: {told}");
-        assert!(Instant::now() < end, "{taken:?}: an upload runs on");
-        let space = root.in_space(&name);
-        let paths: Vec<String> =
-            space.list("d").iter().map(|entry| text(entry, "name").to_owned()).collect();
-        assert_eq!(paths, ["before", "f"], "{taken:?}");
-        let freed = || space.usage().reserved == 0;
-        assert!(tool::wait_until(Duration::from_secs(10), freed), "{taken:?}");
-    }
-    oracle::all_is_well(&server, &root);
-}
-
 #[test]
 fn every_share_is_seen_and_revoked_by_the_owner() {
     let server = Server::start();
@@ -577,5 +429,101 @@ fn every_share_is_seen_and_revoked_by_the_owner() {
         assert!(ids(client, "/v1/shares").is_empty());
     }
     bob.stat("ref/e").expect(404);
+    oracle::clean(&root);
+}
+
+#[test]
+fn no_share_is_shown_beyond_the_scope_of_a_key_or_the_reach_of_its_maker() {
+    let server = Server::start();
+    let root = server.client();
+    for name in ["one", "two"] {
+        root.project(name, &json!({})).mkdir("d").expect(201);
+    }
+    let link = json!({"space": "two", "path": "d", "kind": "link", "role": "editor"});
+    let link = share(&root, &link);
+    let (id, token) = (text(&link, "id").to_owned(), text(&link["link"], "token").to_owned());
+    let ann = root.make_user("ann");
+    let place = json!({"space": "two", "path": "d", "kind": "user", "with": "ann"});
+    let manager = json!({"role": "manager"});
+    let mut place = place;
+    place["role"] = manager["role"].clone();
+    let given = share(&root, &place);
+    let hers = share(
+        &ann,
+        &json!({"space": text(&given, "space"), "path": "d", "kind": "link",
+                                   "role": "viewer"}),
+    );
+    let narrow = |client: &Client, scope: Value| key_of(client, &json!({"scope": scope}));
+    root.json(
+        "POST",
+        "/v1/shares",
+        &json!({"space": "one", "path": "", "kind": "user",
+                                             "with": "ann", "role": "viewer"}),
+    )
+    .expect(201);
+    for (client, made) in [
+        (narrow(&root, json!({"access": "read"})), &id),
+        (narrow(&root, json!({"access": "write"})), &id),
+        (narrow(&root, json!({"access": "full", "spaces": ["one"]})), &id),
+        (narrow(&ann, json!({"access": "full", "spaces": ["one"]})), &id),
+        (narrow(&ann, json!({"access": "full", "spaces": ["one"]})), &text(&hers, "id").to_owned()),
+        (
+            narrow(&ann, json!({"access": "full", "spaces": ["one"]})),
+            &text(&given, "id").to_owned(),
+        ),
+        (narrow(&ann, json!({"access": "read"})), &text(&hers, "id").to_owned()),
+    ] {
+        let url = format!("/v1/shares/{made}");
+        for method in ["GET", "PATCH", "DELETE"] {
+            let answer = client.json(method, &url, &json!({"role": "viewer"}));
+            let answer = answer.expect_any(&[403, 404]);
+            assert!(!answer.to_string().contains(&token), "{answer}");
+        }
+        for query in ["", "?by=me", "?space=two", "?space=two&path=d"] {
+            let answer = client.send("GET", &format!("/v1/shares{query}"), &[], None);
+            if answer.status == 200 {
+                let shown = answer.json().to_string();
+                assert!(!shown.contains(made.as_str()), "{query}: {shown}");
+                assert!(!shown.contains(&token), "{query}: {shown}");
+            } else {
+                answer.expect_any(&[403, 404]);
+            }
+        }
+    }
+    root.send("GET", &format!("/v1/shares/{id}"), &[], None).expect(200);
+    // Nor an upload, or a space.
+    let upload = Upload::new(&root.in_space("two"), "d/up", 9);
+    let elsewhere = narrow(&root, json!({"access": "full", "spaces": ["one"]}));
+    assert!(elsewhere.pages("/v1/uploads").is_empty());
+    for method in ["GET", "HEAD", "DELETE"] {
+        let resumable = [tus::RESUMABLE];
+        elsewhere.send(method, &upload.url, &resumable, None).expect_any(&[403, 404]);
+    }
+    upload.through(elsewhere.another()).patch(0, b"x").expect_any(&[403, 404]);
+    let spaces = elsewhere.pages("/v1/spaces");
+    assert_eq!(spaces.iter().map(|space| text(space, "name")).collect::<Vec<_>>(), ["one"]);
+    // Who may no more share a directory, or see it, does not learn what becomes of it.
+    root.send("DELETE", &format!("/v1/shares/{}", text(&given, "id")), &[], None).expect(204);
+    root.in_space("two").mv("d", "renamed-in-secret", false).expect(201);
+    for target in ["/v1/shares?by=me".to_owned(), format!("/v1/shares/{}", text(&hers, "id"))] {
+        let answer = ann.send("GET", &target, &[], None).expect_any(&[200, 404]);
+        assert!(!answer.to_string().contains("renamed-in-secret"), "{answer}");
+    }
+    Client::anonymous(server.addr())
+        .send("GET", &format!("/v1/links/{}", text(&hers["link"], "token")), &[], None)
+        .expect(404);
+    // What a link cannot be made with, it cannot be given later.
+    let url = format!("/v1/shares/{id}");
+    for change in [
+        json!({"downloads_max": 0}),
+        json!({"name": "a\nb"}),
+        json!({"name": "n".repeat(129)}),
+        json!({"password": ""}),
+        json!({"role": "manager"}),
+        json!({"with": "ann"}),
+        json!({"id": id}),
+    ] {
+        root.json("PATCH", &url, &change).expect_problem(400, "invalid");
+    }
     oracle::clean(&root);
 }

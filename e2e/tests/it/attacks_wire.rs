@@ -1,34 +1,35 @@
-//! Attacks by what is sent: names, paths, contents, headers and amounts that break whoever reads
-//! them without care. The table of all attacks is in `attacks`.
+//! Attacks by what is sent: names, paths, contents and headers that break whoever reads them
+//! without care. What holds which:
 //!
-//! | attack | held by |
-//! |---|---|
-//! | bodies that are not what their digest says | `contract`, `tus`, `a_lying_digest_stores_nothing_by_any_door` |
-//! | dots in the address | `badinput`, `no_address_climbs_out_by_any_route` |
-//! | dots in names within headers and bodies | `tus`, `contract`, `no_name_in_a_header_or_body_climbs_out` |
-//! | names that the server might use itself | `no_name_is_the_server_s_own` |
-//! | odd names, and what is listed of them | `badinput`, `odd_names_break_nothing_that_shows_them` |
-//! | names too long, paths too deep | `badinput`, `nothing_long_or_deep_ends_the_process` |
-//! | content as a page of ours, line breaks in headers | `badinput`, `content_is_never_a_page_of_ours` |
-//! | requests that other sites have browsers send | `limits`, `attacks` (the column `other site`) |
-//! | slow clients | `slow` |
-//! | large heads, overflowing lengths, two lengths, many ranges | `badinput`, `limits`, `cuts` |
-//! | tus lengths of 2^63 | `tus` |
-//! | ten thousand parts | `ten_thousand_parts_cost_little` |
-//! | quota passed by doing all at once | `quota`, `sessions`, `no_mixture_of_writes_passes_the_quota` |
+//! * Bodies that are not what their digest says: `a_lying_digest_stores_nothing_by_any_door`,
+//!   `contract::digests_are_checked_and_given`, `tus::a_piece_with_another_checksum_never_counts`.
+//! * Torn bodies: `cuts::a_large_body_cut_anywhere_has_no_effect`,
+//!   `cuts::a_cut_in_the_framing_of_chunks_has_no_effect`.
+//! * Dots in the address: `no_address_climbs_out_by_any_route`,
+//!   `badinput::dots_in_a_url_lead_nowhere`.
+//! * Dots in names within headers and bodies: `no_name_in_a_header_or_body_climbs_out`,
+//!   `tus::a_name_cannot_lead_out_of_the_space`.
+//! * Names that a server might use itself: `no_name_is_the_server_s_own`.
+//! * Odd names, and what shows them: `odd_names_break_nothing_that_shows_them`,
+//!   `badinput::names_that_are_no_names_are_refused`,
+//!   `badinput::odd_but_legal_names_come_back_as_they_were`.
+//! * Names too long, paths and JSON too deep: `nothing_long_or_deep_ends_the_process`,
+//!   `badinput::paths_have_a_depth_and_a_length`,
+//!   `badinput::json_that_is_wrong_deep_or_huge_is_refused`.
+//! * Content as a page of ours, line breaks in headers: `content_is_never_a_page_of_ours`,
+//!   `badinput::content_from_users_is_no_page_of_ours`.
+//! * A host or an address of the sender's choice in what is told:
+//!   `limits::no_address_that_we_hand_out_is_made_from_what_a_client_sends`,
+//!   `limits::a_request_names_one_host`.
 //!
-//! Not here: who may do what (`attacks`, `attacks_reach`).
-
-use std::{fs, time::Duration};
+//! Not here: who may do what (`attacks`, `attacks_reach`), how much of it (`attacks_floods`).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use larder_e2e::{
     client::{Client, Response, encode, text},
     http::Conn,
     oracle,
-    race::race,
     server::Server,
-    tool::{self, rounds},
     tus::{self, PIECE, RESUMABLE, Upload},
 };
 use serde_json::{Value, json};
@@ -42,12 +43,6 @@ fn raw(client: &Client, method: &str, target: &[u8], body: &[u8]) -> Response {
     // A server may refuse before it has read everything.
     conn.send(&[before.as_bytes(), target, after.as_bytes(), body].concat()).ok();
     conn.response(method)
-}
-
-/// Open files of the server.
-fn descriptors(server: &Server) -> usize {
-    let dir = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
-    fs::read_dir(dir).unwrap().count()
 }
 
 fn link(root: &Client, path: &str, role: &str) -> String {
@@ -695,154 +690,4 @@ fn content_is_never_a_page_of_ours() {
         }
     }
     oracle::clean(&client);
-}
-
-#[test]
-fn ten_thousand_parts_cost_little() {
-    let _alone = tool::heavy();
-    let mut server = Server::start();
-    let client = server.client();
-    let upload = Upload::of(&client, &tus::begin(&client, "path=f&numbered=1", &[]).expect(201));
-    let part = |number: &str| {
-        upload.client.send("PUT", &format!("{}/parts/{number}", upload.url), &[], Some(b"part"))
-    };
-    for number in [
-        "0",
-        "10001",
-        "-1",
-        "+1",
-        "1.0",
-        "01x",
-        "4294967297",
-        "18446744073709551617",
-        "%31%00",
-        "1e3",
-    ] {
-        part(number).expect_any(&[400, 404]);
-    }
-    let count = rounds(300).min(10_000);
-    let before = (server.memory().0, descriptors(&server));
-    for number in 1..=count {
-        part(&number.to_string()).expect(200);
-    }
-    for parts in [
-        json!([0]),
-        json!([1, 1]),
-        json!([-1]),
-        json!([1.5]),
-        json!(["1"]),
-        json!({}),
-        json!([10_001]),
-        json!([count + 1]),
-        json!([4_294_967_297_u64]),
-        json!((0..100_000).map(|_| 1).collect::<Vec<u32>>()),
-    ] {
-        let answer = upload.complete(&json!({"parts": parts}));
-        assert!([400, 404, 409, 413].contains(&answer.status), "{answer}");
-    }
-    client.stat("f").expect(404);
-    let all: Vec<u64> = (1..=count).collect();
-    upload.complete(&json!({"parts": all})).expect(201);
-    assert!(client.get("f").expect(200).body == b"part".repeat(count as usize));
-    // Pieces of tus that say more than they are, or nothing for ever.
-    let many = format!("final;{}", vec![&*upload.url; 1001].join(" "));
-    tus::begin(&client, "path=g", &[("Upload-Concat", &many)]).expect_any(&[400, 431]);
-    for length in ["-1", "+1", "1.0", "0x10", " ", "1,1", "9223372036854775808"] {
-        let answer = tus::begin(&client, "path=g", &[("Upload-Length", length)]);
-        assert!([400, 413].contains(&answer.status), "{length}: {answer}");
-    }
-    // A length that is allowed, and that nobody has room for, takes none.
-    let huge = tus::begin(&client, "path=g", &[("Upload-Length", "4611686018427387904")]);
-    if huge.status == 201 {
-        let huge = Upload::of(&client, &huge);
-        for offset in [1, u64::MAX, i64::MAX as u64, 4_611_686_018_427_387_903] {
-            huge.patch(offset, b"x").expect_any(&[400, 409]);
-        }
-        huge.delete().expect(204);
-    } else {
-        huge.expect_any(&[413, 507]);
-    }
-    for _ in 0..200 {
-        let empty = Upload::with(&client, "g", &[("Upload-Defer-Length", "1")]);
-        empty.patch(0, b"").expect_any(&[204, 400]);
-        empty.delete().expect(204);
-    }
-    client.stat("g").expect(404);
-    let after = (server.memory().0, descriptors(&server));
-    assert!(after.0 < before.0 + (192 << 20), "{before:?} {after:?}");
-    assert!(after.1 < before.1 + 100, "{before:?} {after:?}");
-    assert!(server.is_alive());
-    oracle::all_is_well(&server, &client);
-}
-
-#[test]
-fn no_mixture_of_writes_passes_the_quota() {
-    let _alone = tool::heavy();
-    let server = Server::start();
-    let root = server.client();
-    let piece = 50_000_usize;
-    let limit = 10 * piece as u64;
-    for round in 0..rounds(2) {
-        let name = format!("mixed-{round}");
-        let client = root.project(&name, &json!({"limits": {"live": limit}}));
-        client.mkdir("d").expect(201);
-        client.put("d/f", &vec![1; piece]).expect(201);
-        client.put("d/f", &vec![2; 2 * piece]).expect(200);
-        client.put("gone", &vec![3; 3 * piece]).expect(201);
-        let gone = text(&client.must_stat("gone"), "id").to_owned();
-        client.rm("gone").expect(204);
-        let item = client.trash_item(&gone).unwrap();
-        let made = root.json(
-            "POST",
-            "/v1/shares",
-            &json!({"space": name, "path": "d", "kind": "link", "role": "editor"}),
-        );
-        let link = format!("/v1/links/{}", text(&made.expect(201).json()["link"], "token"));
-        race(&client, 48, |number, client| {
-            let path = format!("f{number}");
-            let body = vec![number as u8; piece];
-            match number % 8 {
-                0 => client.put(&path, &body),
-                1 => client.cp("d/f", &path, false),
-                2 => client.cp("d", &path, false),
-                3 => client.restore_revision("d/f", 1),
-                4 => client.restore(&item, &json!({"rename": true})),
-                5 => {
-                    let target = client.at("files", &path);
-                    client.send_chunked("PUT", &target, &[], &body, 7000)
-                }
-                6 => {
-                    let target = format!("{link}/files/{path}");
-                    Client::anonymous(client.addr()).send("PUT", &target, &[], Some(&body))
-                }
-                _ => {
-                    let query = format!("space={name}&path={path}");
-                    let begun = tus::begin(client, &query, &[("Upload-Defer-Length", "1")]);
-                    if begun.status != 201 {
-                        return begun;
-                    }
-                    let upload = Upload::of(client, &begun);
-                    let length = [("Upload-Length", "50000")];
-                    let sent = upload.patch_with(0, &body, &length);
-                    if sent.status != 204 {
-                        upload.delete().expect(204);
-                    }
-                    sent
-                }
-            }
-        })
-        .into_iter()
-        .for_each(|answer| {
-            // 409: the same trash item, or a name, was had by another.
-            let fine = [200, 201, 204, 404, 409, 507].contains(&answer.status);
-            assert!(fine, "{answer}");
-        });
-        let usage = client.usage();
-        assert!(usage.live <= limit, "{usage:?}");
-        assert_eq!(usage.reserved, 0, "{usage:?}");
-        oracle::conserved(&client);
-    }
-    let settled = || root.pages("/v1/uploads").is_empty();
-    assert!(tool::wait_until(Duration::from_secs(10), settled));
-    oracle::all_is_well(&server, &root);
 }

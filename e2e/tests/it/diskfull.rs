@@ -75,7 +75,7 @@ impl Drop for Disk {
 }
 
 /// Writes until the disk refuses; what was acknowledged.
-fn fill(client: &Client, prefix: &str, len: usize) -> Vec<(String, Stamp)> {
+pub(crate) fn fill(client: &Client, prefix: &str, len: usize) -> Vec<(String, Stamp)> {
     let mut acked = Vec::new();
     let mut refused = 0;
     for seq in 0..20_000 {

@@ -17,7 +17,7 @@ const PIECE: u64 = 64 << 10;
 
 /// Uploads a stamped body of `len` bytes without holding it in memory.
 #[track_caller]
-fn stream_up(client: &Client, path: &str, stamp: Stamp, len: u64) {
+pub(crate) fn stream_up(client: &Client, path: &str, stamp: Stamp, len: u64) {
     let length = len.to_string();
     let head = client.head_of("PUT", &client.at("files", path), &[("Content-Length", &length)]);
     let mut conn = Conn::open(client.addr()).unwrap();
@@ -36,7 +36,7 @@ fn stream_up(client: &Client, path: &str, stamp: Stamp, len: u64) {
 
 /// Downloads it again, piece by piece.
 #[track_caller]
-fn stream_down(client: &Client, path: &str, stamp: Stamp, len: u64) {
+pub(crate) fn stream_down(client: &Client, path: &str, stamp: Stamp, len: u64) {
     let (head, mut body) = client.open(path, &[]);
     assert_eq!((head.status, body.left()), (200, len), "{head}");
     let mut offset = 0;

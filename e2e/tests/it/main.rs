@@ -8,7 +8,10 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod acceptance;
 mod attacks;
+mod attacks_after;
+mod attacks_floods;
 mod attacks_reach;
 mod attacks_wire;
 mod badinput;

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    ops::RangeInclusive,
     path::Path,
     time::Duration,
 };
@@ -15,6 +16,7 @@ use larder_e2e::{
     server::{Options, Server},
     stamp::Stamp,
     tool::{self, run, skip},
+    tus::{self, Upload},
 };
 use serde_json::json;
 
@@ -122,20 +124,20 @@ impl Trace {
     }
 }
 
-/// Asserts the order up to the answer; which files were synced, in order.
+/// Asserts that what was written up to the answer was synced, and data before the log; which
+/// files and directories were synced, in order.
 #[track_caller]
-fn in_order(what: &str, events: &[Event], chunks: bool) {
+fn durable(what: &str, events: &[Event]) -> Vec<String> {
     // Of each file and directory, whether something in it is not durable yet.
     let mut dirty: BTreeSet<String> = BTreeSet::new();
     let mut running: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
     let mut synced: Vec<String> = Vec::new();
-    let relevant = |path: &str| path.contains("/log") || path.contains("/chunks");
+    let relevant = |path: &str| is_log(path) || is_data(path);
     for event in events {
         match event {
             Event::Write(path) | Event::Name(path) if relevant(path) => {
-                if path.contains("/log") {
-                    let data: Vec<&String> =
-                        dirty.iter().filter(|p| p.contains("/chunks")).collect();
+                if is_log(path) {
+                    let data: Vec<&String> = dirty.iter().filter(|p| is_data(p)).collect();
                     assert!(
                         data.is_empty(),
                         "{what}: the log is written before {data:?} is synced"
@@ -158,11 +160,39 @@ fn in_order(what: &str, events: &[Event], chunks: bool) {
         }
     }
     assert!(dirty.is_empty(), "{what}: answered before {dirty:?} was synced: {events:?}");
-    let log = synced.iter().rposition(|path| path.contains("/log"));
-    let data = synced.iter().rposition(|path| path.contains("/chunks"));
+    synced
+}
+
+fn is_log(path: &str) -> bool {
+    path.contains("/log")
+}
+
+fn is_data(path: &str) -> bool {
+    path.contains("/chunks")
+}
+
+/// Asserts the order up to the answer, and that the log was synced last.
+#[track_caller]
+fn in_order(what: &str, events: &[Event], chunks: bool) {
+    let synced = durable(what, events);
+    let log = synced.iter().rposition(|path| is_log(path));
+    let data = synced.iter().rposition(|path| is_data(path));
     assert!(log.is_some(), "{what}: answered without a sync of the log: {events:?}");
     assert_eq!(data.is_some(), chunks, "{what}: syncs of data: {synced:?}");
     assert!(data < log, "{what}: data before metadata: {synced:?}");
+}
+
+/// Asserts how often the log and the files of chunks were synced up to the answer: that is what
+/// an operation costs. A new chunk also takes one sync of each directory that got its name.
+#[track_caller]
+fn costs(what: &str, events: &[Event], commits: RangeInclusive<usize>, chunks: usize) {
+    let synced = durable(what, events);
+    let log = synced.iter().filter(|path| is_log(path)).count();
+    let (dirs, files): (Vec<&String>, Vec<&String>) =
+        synced.iter().filter(|path| is_data(path)).partition(|path| Path::new(path).is_dir());
+    assert!(commits.contains(&log), "{what}: {log} commits, not {commits:?}: {synced:?}");
+    assert_eq!(files.len(), chunks, "{what}: syncs of chunks: {synced:?}");
+    assert!(dirs.len() <= 2 * chunks, "{what}: syncs of directories: {synced:?}");
 }
 
 /// A server whose calls are written down.
@@ -224,4 +254,93 @@ fn every_write_is_durable_before_it_is_answered() {
     let answer = purge.iter().position(|event| *event == Event::Answer).unwrap();
     let log = |event: &Event| matches!(event, Event::SyncBegins(_, path) if path.contains("/log"));
     assert!(purge[..answer].iter().any(log), "purge: {purge:?}");
+}
+
+#[test]
+fn an_upload_session_costs_one_commit_one_sync_per_piece_and_one_commit_to_complete() {
+    let _alone = tool::heavy();
+    let dir = tempfile::tempdir().unwrap();
+    let (server, trace) = match traced(dir.path()) {
+        Ok(traced) => traced,
+        Err(why) => return skip("costs of sessions", why),
+    };
+    let client = server.client();
+    client.put("warm-up", &[1; 300_000]).expect(201);
+    trace.wait_for_rest();
+    let body = Stamp::new(1, 3).body(900_000);
+    let begin = |path: &str, length: usize| {
+        let length = length.to_string();
+        tus::begin(&client, &format!("path={path}"), &[("Upload-Length", &length)])
+    };
+    let created = |what: &str, path: &str, length: usize| {
+        let mut made = None;
+        let events = trace.of(|| {
+            let answer = begin(path, length);
+            made = Some(Upload::of(&client, &answer));
+            answer
+        });
+        costs(what, &events, 1..=1, 0);
+        made.unwrap()
+    };
+    let piece = |upload: &Upload, range: std::ops::Range<usize>| {
+        trace.of(|| upload.patch(range.start as u64, &body[range]))
+    };
+    // In large pieces: each is a chunk, whose sync is all that an append costs.
+    let large = created("create", "large", body.len());
+    costs("append", &piece(&large, 0..300_000), 0..=0, 1);
+    costs("another append", &piece(&large, 300_000..600_000), 0..=0, 1);
+    costs("the last append", &piece(&large, 600_000..900_000), 1..=1, 1);
+    assert!(client.get("large").expect(200).body == body);
+    // Small pieces are records: their commit is their sync. The end merges them.
+    let mixed = created("create", "mixed", body.len());
+    costs("small append", &piece(&mixed, 0..40_000), 1..=1, 0);
+    costs("small append", &piece(&mixed, 40_000..80_000), 1..=1, 0);
+    costs("large append", &piece(&mixed, 80_000..800_000), 0..=0, 1);
+    costs("the last append", &piece(&mixed, 800_000..900_000), 1..=2, 2);
+    assert!(client.get("mixed").expect(200).body == body);
+    // A small file: its completion is one commit beside that of its last bytes.
+    let small = created("create", "small", 3000);
+    costs("small append", &piece(&small, 0..1000), 1..=1, 0);
+    costs("the last append", &piece(&small, 1000..3000), 1..=2, 0);
+    costs("create an empty file", &trace.of(|| begin("empty", 0)), 1..=2, 0);
+    let gone = created("create", "gone", body.len());
+    costs("append", &piece(&gone, 0..300_000), 0..=0, 1);
+    costs("abort", &trace.of(|| gone.delete()), 1..=1, 0);
+}
+
+#[test]
+fn a_grant_a_link_a_reference_and_a_revocation_are_durable_before_they_are_answered() {
+    let _alone = tool::heavy();
+    let dir = tempfile::tempdir().unwrap();
+    let (server, trace) = match traced(dir.path()) {
+        Ok(traced) => traced,
+        Err(why) => return skip("order of syncs of shares", why),
+    };
+    let client = server.client();
+    client.make_user("ann");
+    client.mkdir("d").expect(201);
+    trace.wait_for_rest();
+    let share = |more: serde_json::Value| {
+        let mut made = String::new();
+        let events = trace.of(|| {
+            let mut body = more;
+            body["space"] = json!("home");
+            body["path"] = json!("d");
+            let answer = client.json("POST", "/v1/shares", &body);
+            text(&answer.json(), "id").clone_into(&mut made);
+            answer
+        });
+        (made, events)
+    };
+    let (grant, events) = share(json!({"kind": "user", "with": "ann", "role": "viewer"}));
+    costs("grant", &events, 1..=1, 0);
+    let (link, events) = share(json!({"kind": "link", "role": "viewer"}));
+    costs("link", &events, 1..=1, 0);
+    let target = json!({"target": {"space": "home", "path": "d"}});
+    let refer = || client.json("PUT", &client.at("references", "r"), &target);
+    costs("reference", &trace.of(refer), 1..=1, 0);
+    for (what, id) in [("revocation of a grant", grant), ("revocation of a link", link)] {
+        let url = format!("/v1/shares/{id}");
+        costs(what, &trace.of(|| client.send("DELETE", &url, &[], None)), 1..=1, 0);
+    }
 }

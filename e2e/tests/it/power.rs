@@ -13,12 +13,14 @@ use std::{
 };
 
 use larder_e2e::{
-    client::{Client, Outcome},
+    client::{Client, Outcome, text},
     oracle,
     server::{Options, Server},
     stamp::{Stamp, identify},
     tool::{self, Dice, knob, run, skip},
+    tus::{Upload, offset_of},
 };
+use serde_json::json;
 
 use crate::diskfull::Disk;
 
@@ -35,36 +37,123 @@ struct Change {
     acked: Option<Instant>,
 }
 
-/// All that one writer did, by path number.
-type History = Vec<Vec<Change>>;
+/// A mark of an upload session: so many bytes, when they were sent and when acknowledged.
+struct Mark {
+    offset: u64,
+    asked: Instant,
+    acked: Instant,
+}
+
+/// An upload session, which becomes a file unless it is left open.
+struct Life {
+    url: String,
+    path: String,
+    stamp: Stamp,
+    len: usize,
+    /// The first is its creation.
+    marks: Vec<Mark>,
+    /// When it was asked to be given up.
+    aborted: Option<Instant>,
+}
+
+/// Whether the writer's own file was shared with the friend from then on.
+struct Grant {
+    shared: bool,
+    asked: Instant,
+    acked: Instant,
+}
+
+/// All that one writer did.
+#[derive(Default)]
+struct History {
+    /// By path number.
+    files: Vec<Vec<Change>>,
+    sessions: Vec<Life>,
+    grants: Vec<Grant>,
+}
 
 fn write(client: &Client, writer: u32, done: &AtomicBool) -> History {
-    let mut history: History = (0..PATHS).map(|_| Vec::new()).collect();
+    let mut history =
+        History { files: (0..PATHS).map(|_| Vec::new()).collect(), ..History::default() };
     let mut dice = Dice::new(u64::from(writer) + 1);
+    let mut share = None;
     for seq in 0.. {
         if done.load(Ordering::SeqCst) {
             break;
         }
-        let number = dice.below(PATHS);
-        let changes = &mut history[number as usize];
-        let path = format!("w{writer}/f{number}");
-        let exists = changes.last().is_some_and(|change| change.state.is_some());
-        let asked = Instant::now();
-        let (state, answer) = if exists && dice.below(4) == 0 {
-            (None, client.rm(&path))
-        } else {
-            let len = [200, 5000, 120_000, 200_000, 900_000][dice.below(5) as usize];
-            let stamp = Stamp::new(writer, seq);
-            (Some((stamp, len)), client.put(&path, &stamp.body(len)))
-        };
-        assert_eq!(answer.outcome(), Outcome::Done, "{answer}");
-        changes.push(Change { state, asked, acked: Some(Instant::now()) });
+        match dice.below(10) {
+            0 => history.sessions.push(upload(client, Stamp::new(writer, seq), &mut dice)),
+            1 => history.grants.push(grant_or_revoke(client, writer, &mut share)),
+            _ => write_file(client, Stamp::new(writer, seq), &mut dice, &mut history.files),
+        }
         if seq % 64 == 63 {
             // The trash would fill the small disk.
             client.empty_trash().expect(204);
         }
     }
     history
+}
+
+fn write_file(client: &Client, stamp: Stamp, dice: &mut Dice, files: &mut [Vec<Change>]) {
+    let number = dice.below(PATHS);
+    let changes = &mut files[number as usize];
+    let path = format!("w{}/f{number}", stamp.writer);
+    let exists = changes.last().is_some_and(|change| change.state.is_some());
+    let asked = Instant::now();
+    let (state, answer) = if exists && dice.below(4) == 0 {
+        (None, client.rm(&path))
+    } else {
+        let len = [200, 5000, 120_000, 200_000, 900_000][dice.below(5) as usize];
+        (Some((stamp, len)), client.put(&path, &stamp.body(len)))
+    };
+    assert_eq!(answer.outcome(), Outcome::Done, "{answer}");
+    changes.push(Change { state, asked, acked: Some(Instant::now()) });
+}
+
+/// An upload in two or three pieces; some are given up, and some left as they are.
+fn upload(client: &Client, stamp: Stamp, dice: &mut Dice) -> Life {
+    let len = [3000, 150_000, 700_000][dice.below(3) as usize];
+    let (body, path) = (stamp.body(len), format!("w{}/s{}", stamp.writer, stamp.seq));
+    let mut asked = Instant::now();
+    let upload = Upload::new(client, &path, len as u64);
+    let mut marks = vec![Mark { offset: 0, asked, acked: Instant::now() }];
+    let mut aborted = None;
+    let piece = len / (2 + dice.below(2) as usize) + 1;
+    while let at = marks.last().map_or(0, |mark| mark.offset as usize)
+        && at < len
+    {
+        asked = Instant::now();
+        match dice.below(12) {
+            0 => break,
+            1 => {
+                upload.delete().expect(204);
+                aborted = Some(asked);
+                break;
+            }
+            _ => {}
+        }
+        let end = (at + piece).min(len);
+        let answer = upload.patch(at as u64, &body[at..end]).expect(204);
+        assert_eq!(offset_of(&answer), end as u64);
+        marks.push(Mark { offset: end as u64, asked, acked: Instant::now() });
+    }
+    Life { url: upload.url, path, stamp, len, marks, aborted }
+}
+
+fn grant_or_revoke(client: &Client, writer: u32, share: &mut Option<String>) -> Grant {
+    let asked = Instant::now();
+    match share.take() {
+        None => {
+            let body = json!({"space": "home", "path": format!("w{writer}/own"), "kind": "user",
+                "with": "friend", "role": "viewer"});
+            let made = client.json("POST", "/v1/shares", &body).expect(201).json();
+            *share = Some(text(&made, "id").to_owned());
+        }
+        Some(id) => {
+            client.send("DELETE", &format!("/v1/shares/{id}"), &[], None).expect(204);
+        }
+    }
+    Grant { shared: share.is_some(), asked, acked: Instant::now() }
 }
 
 /// The disk as it was at one moment between two.
@@ -86,7 +175,7 @@ fn cut(disk: &Path, image: std::path::PathBuf) -> Cut {
 #[track_caller]
 fn nothing_lost(client: &Client, histories: &[History], cut: &Cut) {
     for (writer, history) in histories.iter().enumerate() {
-        for (number, changes) in history.iter().enumerate() {
+        for (number, changes) in history.files.iter().enumerate() {
             let path = format!("w{writer}/f{number}");
             let acked =
                 changes.iter().take_while(|c| c.acked.is_some_and(|at| at < cut.begun)).count();
@@ -104,6 +193,57 @@ fn nothing_lost(client: &Client, histories: &[History], cut: &Cut) {
             };
             assert!(possible.contains(&found), "{path} has {found:?}, possible: {possible:?}");
         }
+    }
+}
+
+/// Every upload session has what was acknowledged before the cut, and those bytes are right.
+/// Afterwards none is left.
+#[track_caller]
+fn no_session_lost(client: &Client, histories: &[History], cut: &Cut) {
+    for life in histories.iter().flat_map(|history| &history.sessions) {
+        let acked = life.marks.iter().rfind(|mark| mark.acked < cut.begun);
+        let asked = life.marks.iter().rfind(|mark| mark.asked < cut.ended);
+        let given_up = life.aborted.is_some_and(|asked| asked < cut.ended);
+        let (Some(acked), Some(asked), false) = (acked, asked, given_up) else { continue };
+        let upload = Upload::at(client, &life.url);
+        let at = upload.offset();
+        assert!(
+            (acked.offset..=asked.offset).contains(&at),
+            "{} has {at} bytes, {} were acknowledged and {} sent",
+            life.path,
+            acked.offset,
+            asked.offset
+        );
+        if (at as usize) < life.len {
+            client.stat(&life.path).expect(404);
+            upload.patch(at, &life.stamp.body(life.len)[at as usize..]).expect(204);
+        }
+        let body = client.get(&life.path).expect(200).body;
+        assert_eq!(identify(&body), Ok(life.stamp), "{}", life.path);
+    }
+    for left in client.pages("/v1/uploads") {
+        let url = format!("/v1/uploads/{}", text(&left, "id"));
+        Upload::at(client, &url).delete().expect(204);
+    }
+}
+
+/// A grant and a revocation that were acknowledged before the cut hold.
+#[track_caller]
+fn no_grant_lost(client: &Client, histories: &[History], cut: &Cut) {
+    let friend = Client::new(client.addr(), "friend", "friend-password");
+    for (writer, history) in histories.iter().enumerate() {
+        let grants = &history.grants;
+        let acked = grants.iter().take_while(|grant| grant.acked < cut.begun).count();
+        let asked = grants.iter().take_while(|grant| grant.asked < cut.ended).count();
+        let mut possible: Vec<bool> =
+            grants[acked.saturating_sub(1)..asked].iter().map(|grant| grant.shared).collect();
+        if acked == 0 {
+            possible.push(false);
+        }
+        let id = text(&client.must_stat(&format!("w{writer}/own")), "id").to_owned();
+        let answer = friend.send("GET", &format!("/v1/files/{id}"), &[], None);
+        let shared = answer.expect_any(&[200, 404]).status == 200;
+        assert!(possible.contains(&shared), "w{writer}: shared is {shared}, not {possible:?}");
     }
 }
 
@@ -132,7 +272,9 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
     let client = server.client();
     for writer in 0..WRITERS {
         client.mkdir(&format!("w{writer}")).expect(201);
+        client.put(&format!("w{writer}/own"), b"own").expect(201);
     }
+    client.make_user("friend");
     let done = AtomicBool::new(false);
     let mut dice = Dice::new(Dice::seed());
     let mut cuts = Vec::new();
@@ -152,12 +294,16 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
     drop(server);
-    let acked: usize = histories.iter().flatten().map(Vec::len).sum();
+    let acked: usize = histories.iter().flat_map(|history| &history.files).map(Vec::len).sum();
+    let sessions: usize = histories.iter().map(|history| history.sessions.len()).sum();
+    let grants: usize = histories.iter().map(|history| history.grants.len()).sum();
     for (number, cut) in cuts.iter().enumerate() {
         let place = disk.mount(&cut.image, &format!("cut{number}")).unwrap();
         let mut server = Options::default().data(&place.join("data")).start();
         let client = server.client();
         nothing_lost(&client, &histories, cut);
+        no_grant_lost(&client, &histories, cut);
+        no_session_lost(&client, &histories, cut);
         oracle::all_is_well(&server, &client);
         client.put("after", &[1; 300_000]).expect(201);
         server.stop();
@@ -165,5 +311,8 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         disk.unmount();
         fs::remove_file(&cut.image).unwrap();
     }
-    tool::say(format_args!("{} power cuts, {acked} acknowledged", cuts.len()));
+    tool::say(format_args!(
+        "{} power cuts, {acked} files, {sessions} sessions, {grants} grants acknowledged",
+        cuts.len()
+    ));
 }

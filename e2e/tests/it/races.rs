@@ -5,8 +5,11 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use larder_e2e::{
@@ -17,7 +20,7 @@ use larder_e2e::{
     stamp::{Stamp, identify},
     tool::rounds,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Answers of a request that came too late or too early for what it names.
 const GONE_OR_TAKEN: &[u16] = &[404, 409, 412];
@@ -518,6 +521,203 @@ fn a_root_etag_changes_with_every_change_below_and_only_then() {
     client.rm("nothing").expect(404);
     client.put_with("c/d/other", b"x", &[("If-None-Match", "*")]).expect(412);
     assert_eq!(etag(""), before, "what was refused changes nothing");
+}
+
+/// A share of `path` of the client's space.
+fn share(client: &Client, path: &str, more: &Value) -> Response {
+    let mut body = more.clone();
+    body["space"] = client.space_name().into();
+    body["path"] = path.into();
+    client.json("POST", "/v1/shares", &body)
+}
+
+fn revoke(client: &Client, id: &str) -> Response {
+    client.send("DELETE", &format!("/v1/shares/{id}"), &[], None)
+}
+
+/// Ids of the shares of `path`.
+fn shared(client: &Client, path: &str) -> Vec<String> {
+    let target = format!("/v1/shares?space={}&path={path}", client.space_name());
+    client.pages(&target).iter().map(|share| text(share, "id").to_owned()).collect()
+}
+
+#[test]
+fn of_many_grants_at_once_one_is_made_and_of_many_revocations_one_ends_it() {
+    let server = Server::start();
+    let root = server.client();
+    let ann = root.make_user("ann");
+    let viewer = json!({"kind": "user", "with": "ann", "role": "viewer"});
+    for round in 0..rounds(10) {
+        let path = format!("f{round}");
+        root.put(&path, b"shared").expect(201);
+        let file = format!("/v1/files/{}", text(&root.must_stat(&path), "id"));
+        let answers = race(&root, 16, |_, client| share(client, &path, &viewer));
+        let winner = one_winner(&answers, &[201], &[409]);
+        let id = text(&answers[winner].json(), "id").to_owned();
+        for loser in answers.iter().filter(|answer| answer.status == 409) {
+            assert_eq!(loser.code(), "already_exists", "{loser}");
+            let body = String::from_utf8_lossy(&loser.body);
+            assert!(body.contains(&id), "the winner's id is named: {loser}");
+        }
+        assert_eq!(shared(&root, &path), [id.as_str()]);
+        ann.send("GET", &file, &[], None).expect(200);
+        // Ended and made anew at the same time: what is listed is what holds.
+        let answers = race(&root, 8, |number, client| match number % 2 {
+            0 => revoke(client, &id),
+            _ => share(client, &path, &viewer),
+        });
+        let ended: Vec<Response> = answers.iter().step_by(2).cloned().collect();
+        one_winner(&ended, &[204], &[404]);
+        let made = answers.iter().filter(|answer| answer.status == 201).count();
+        assert!(made <= 1, "{}", tally(&answers));
+        let left = shared(&root, &path);
+        assert_eq!(left.len(), made, "{left:?}");
+        let read = ann.send("GET", &file, &[], None);
+        assert_eq!(read.status, if made == 1 { 200 } else { 404 }, "{read}");
+    }
+    oracle::clean(&root);
+}
+
+#[test]
+fn what_begins_after_a_revocation_was_acknowledged_is_refused() {
+    let server = Server::start();
+    let root = server.client();
+    let ann = root.make_user("ann");
+    for round in 0..rounds(10) {
+        let name = format!("team{round}");
+        let space = root.project(&name, &json!({}));
+        space.mkdir("in").expect(201);
+        space.put("in/f", b"shared").expect(201);
+        let editor = json!({"kind": "user", "with": "ann", "role": "editor"});
+        let grant = share(&space, "in", &editor).expect(201).json();
+        let link = share(&space, "in", &json!({"kind": "link", "role": "viewer"})).expect(201);
+        let link = link.json();
+        let open = format!("/v1/links/{}/files/f", text(&link["link"], "token"));
+        let ended = OnceLock::new();
+        let answers = race(&ann.in_space(&name), 9, |number, client| {
+            if number == 0 {
+                std::thread::sleep(Duration::from_millis(5 + 3 * (round % 7)));
+                revoke(&server.client(), text(&grant, "id")).expect(204);
+                revoke(&server.client(), text(&link, "id")).expect(204);
+                ended.set(Instant::now()).unwrap();
+                return Vec::new();
+            }
+            let guest = Client::anonymous(client.addr());
+            let mut answers = Vec::new();
+            for turn in 0.. {
+                let begun = Instant::now();
+                let path = format!("in/w{number}-{turn}");
+                let answer = match number % 3 {
+                    0 => client.get("in/f"),
+                    1 => guest.send("GET", &open, &[], None),
+                    _ => client.put(&path, b"mine"),
+                };
+                let late = ended.get().is_some_and(|ended| begun > *ended);
+                answers.push((path, answer, late));
+                if late && answers.iter().filter(|(.., late)| *late).count() >= 2 {
+                    break;
+                }
+            }
+            answers
+        });
+        let mut written = BTreeSet::from(["in/f".to_owned()]);
+        for (path, answer, late) in answers.into_iter().flatten() {
+            match answer.status {
+                404 => {}
+                200 | 201 if late => panic!("after the revocation: {answer}"),
+                200 => {}
+                201 => drop(written.insert(path)),
+                _ => panic!("{answer}"),
+            }
+        }
+        let there: BTreeSet<String> =
+            space.list("in").iter().map(|entry| text(entry, "path").to_owned()).collect();
+        assert_eq!(there, written, "exactly what was acknowledged is there");
+        root.send("DELETE", &format!("/v1/spaces/{name}"), &[], None).expect(204);
+    }
+    oracle::clean(&root);
+}
+
+#[test]
+fn a_link_gives_no_more_downloads_than_it_says_and_none_once_it_is_revoked() {
+    let server = Server::start();
+    let root = server.client();
+    root.put("f", b"counted").expect(201);
+    for round in 0..rounds(10) {
+        let terms = json!({"kind": "link", "role": "viewer", "downloads_max": 3});
+        let made = share(&root, "f", &terms).expect(201).json();
+        let open = format!("/v1/links/{}/files/", text(&made["link"], "token"));
+        let id = text(&made, "id");
+        let with_end = round % 2 == 1;
+        let answers = race(&Client::anonymous(root.addr()), 12, |number, client| {
+            if with_end && number == 6 {
+                return revoke(&server.client(), id);
+            }
+            client.send("GET", &open, &[], None)
+        });
+        let given = answers.iter().filter(|answer| answer.status == 200).count();
+        if with_end {
+            assert_eq!(answers[6].status, 204, "{}", answers[6]);
+            assert!(given <= 3, "{}", tally(&answers));
+        } else {
+            assert_eq!(given, 3, "{}", tally(&answers));
+            revoke(&root, id).expect(204);
+        }
+        for answer in &answers {
+            // 401: the link went while the download was being counted.
+            assert!([200, 204, 401, 404, 410].contains(&answer.status), "{answer}");
+        }
+        Client::anonymous(root.addr()).send("GET", &open, &[], None).expect(404);
+    }
+    assert!(shared(&root, "f").is_empty());
+    oracle::clean(&root);
+}
+
+#[test]
+fn shares_of_what_is_purged_at_once_go_with_it() {
+    let server = Server::start();
+    let root = server.client();
+    let ann = root.make_user("ann");
+    for round in 0..rounds(10) {
+        root.mkdir("d").expect(201);
+        root.put("d/f", b"gone soon").expect(201);
+        let (dir, file) = (root.must_stat("d")["id"].clone(), root.must_stat("d/f")["id"].clone());
+        let answers = race(&root, 8, |number, client| match number {
+            0 => {
+                std::thread::sleep(Duration::from_millis(round % 5));
+                let gone = client.rm("d");
+                let item = client.trash_item(dir.as_str().unwrap()).expect("it is there");
+                client.purge(&item).expect(204);
+                gone
+            }
+            1 => client.json(
+                "PUT",
+                &client.at("references", &format!("r{round}")),
+                &json!({"target": {"id": dir}}),
+            ),
+            2 | 3 => share(client, "d", &json!({"kind": "link", "role": "viewer"})),
+            number => {
+                let who = json!({"kind": "user", "with": "ann", "role": "viewer"});
+                share(client, ["d", "d/f"][number % 2], &who)
+            }
+        });
+        assert_eq!(answers[0].status, 204, "{}", answers[0]);
+        for answer in &answers[1..] {
+            assert!([201, 404, 409].contains(&answer.status), "{answer}");
+        }
+        let url = format!("/v1/files/{}", file.as_str().unwrap());
+        ann.send("GET", &url, &[], None).expect(404);
+        root.gc();
+        for answer in answers[2..].iter().filter(|answer| answer.status == 201) {
+            let url = format!("/v1/shares/{}", text(&answer.json(), "id"));
+            root.send("GET", &url, &[], None).expect(404);
+        }
+        assert!(ann.pages("/v1/shares").is_empty());
+        if answers[1].status == 201 {
+            root.rm(&format!("r{round}")).expect(204);
+        }
+    }
+    oracle::all_is_well(&server, &root);
 }
 
 /// Sets a flag when its thread is done, also when it has failed.

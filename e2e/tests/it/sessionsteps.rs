@@ -244,7 +244,8 @@ fn strike(server: &mut Server, scenario: Scenario, step: &str, count: u64, seq: 
     // A session that was made and never told about stays until its time is over.
     for upload in client.pages("/v1/uploads") {
         let url = format!("/v1/uploads/{}", upload["id"].as_str().unwrap());
-        Upload::at(&client, &url).delete().expect(204);
+        // The sweep may undo it first: a whole that was not ready is nobody's.
+        Upload::at(&client, &url).delete().expect_any(&[204, 404, 410]);
     }
     client.gc();
     oracle::all_is_well(server, &client);

@@ -261,7 +261,7 @@ impl Larder {
         version: Version,
         turn: &mut Turn,
     ) -> Result<()> {
-        if !turn.known.as_ref().is_some_and(|known| known.version == version) {
+        if turn.known.as_ref().is_none_or(|known| known.version != version) {
             let known = self.probe(snapshot, id, session, version).await?;
             turn.known = Some(known);
         }

@@ -59,6 +59,7 @@ impl Digests {
 }
 
 /// The digests, wherever they are being computed.
+#[expect(clippy::large_enum_variant, reason = "there is one for each append")]
 #[derive(Debug)]
 pub(super) enum Hashing {
     Idle(Digests),

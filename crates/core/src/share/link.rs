@@ -55,11 +55,11 @@ pub(super) struct Prepared {
     password: Option<String>,
 }
 
-pub(super) fn check_terms(terms: &LinkTerms) -> Result<()> {
-    if terms.name.len() > 128 || terms.name.chars().any(char::is_control) {
+pub(super) fn check_terms(name: &str, downloads_max: Option<u64>) -> Result<()> {
+    if name.len() > 128 || name.chars().any(char::is_control) {
         return Err(Error::invalid("a link's name has at most 128 bytes, none of control"));
     }
-    if terms.downloads_max == Some(0) {
+    if downloads_max == Some(0) {
         return Err(Error::invalid("a link without downloads would open nothing"));
     }
     Ok(())

@@ -16,7 +16,7 @@ use larder_meta::{Snapshot, Version};
 
 use crate::{
     Larder,
-    access::{Principal, Right, Role, require_full},
+    access::{Principal, Right, Role, check_scope, require_full},
     account::UserRef,
     caller::Caller,
     entry::{EntryKind, ListOptions, Page, Target},
@@ -238,7 +238,7 @@ impl Larder {
             (ShareWith::User(_) | ShareWith::Group(_), Role::Uploader) => {
                 Err(Error::invalid("only a link can be for uploads alone"))
             }
-            (ShareWith::Link(terms), _) => link::check_terms(terms),
+            (ShareWith::Link(terms), _) => link::check_terms(&terms.name, terms.downloads_max),
             _ => Ok(()),
         }
     }
@@ -303,6 +303,8 @@ impl Larder {
 
     /// A share; for those who manage it, made it, or have it.
     pub async fn share(&self, caller: &Caller, id: ShareId) -> Result<ShareInfo> {
+        // What is told of a link opens it.
+        require_full(caller)?;
         let snapshot = self.inner.meta.snapshot().await?;
         let missing = || Error::not_found("share");
         let shared = txn::get::<Shared>(&*snapshot, &schema::shared_key(id)).await?;
@@ -312,16 +314,19 @@ impl Larder {
         if !managed && !(mine && caller.link.is_none()) {
             return Err(missing());
         }
-        self.describe(&*snapshot, id, shared).await?.ok_or_else(missing)
+        self.describe(&*snapshot, caller, id, shared).await?.ok_or_else(missing)
     }
 
-    /// Whether the caller made a share, or has it.
+    /// Whether the caller made a share, or has it, and came with what opens its space.
     async fn is_mine(
         &self,
         snapshot: &dyn Snapshot,
         caller: &Caller,
         shared: &Shared,
     ) -> Result<bool> {
+        if check_scope(caller, shared.space, Right::Share).is_err() {
+            return Ok(false);
+        }
         match shared.to {
             Some(Principal::User(user)) if user == caller.user => Ok(true),
             Some(Principal::Group(id)) => {
@@ -362,6 +367,7 @@ impl Larder {
     async fn describe(
         &self,
         snapshot: &dyn Snapshot,
+        caller: &Caller,
         id: ShareId,
         shared: Shared,
     ) -> Result<Option<ShareInfo>> {
@@ -389,28 +395,33 @@ impl Larder {
             (Found::Grant(..), None) => return Ok(None),
         };
         let Shared { space, node, by, .. } = shared;
-        let place = self.place_of(snapshot, space, node).await?;
+        let place = self.place_of(snapshot, caller, space, node).await?;
         let by = user(by).await?;
         Ok(Some(ShareInfo { id, space, node, place, with, role, by, created, expires }))
     }
 
-    /// What a node is and where, for people.
+    /// What a node is and where, for people; `None` if it is gone, or beyond the caller's reach:
+    /// who once shared it does not learn what becomes of it.
     async fn place_of(
         &self,
         snapshot: &dyn Snapshot,
+        caller: &Caller,
         space: SpaceId,
         node: NodeId,
     ) -> Result<Option<(EntryKind, String)>> {
-        let record = txn::get::<schema::Space>(snapshot, &schema::space_key(space)).await?;
-        let Some(record) = record else { return Ok(None) };
-        let room = Room::of_system(space, record.value);
-        match lookup::find_node(snapshot, &room, node).await {
+        let found = async {
+            let room = self.open_room(snapshot, caller, space, Right::Read).await?;
+            lookup::find_node(snapshot, &room, node).await
+        };
+        match found.await {
             Ok(Some(found)) => {
                 let path = found.parent.join(&found.name).to_string();
                 Ok(Some((found.dirent.value.kind(), path)))
             }
             Ok(None) => Ok(Some((EntryKind::Dir, String::new()))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -439,8 +450,9 @@ impl Larder {
                 break;
             }
             let shared = txn::get::<Shared>(&*snapshot, &schema::shared_key(id)).await?;
-            if let Some(shared) = shared {
-                entries.extend(self.describe(&*snapshot, id, shared.value).await?);
+            let inside = |shared: &Shared| check_scope(caller, shared.space, Right::Share).is_ok();
+            if let Some(shared) = shared.map(|shared| shared.value).filter(inside) {
+                entries.extend(self.describe(&*snapshot, caller, id, shared).await?);
             }
         }
         Ok(Page { entries, cursor })
@@ -525,6 +537,7 @@ impl Larder {
                     link.expires = change.expires.unwrap_or(link.expires);
                     link.downloads_max = change.downloads_max.unwrap_or(link.downloads_max);
                     link.name = change.name.clone().unwrap_or(link.name);
+                    link::check_terms(&link.name, link.downloads_max)?;
                     link.password = password.clone().unwrap_or(link.password);
                     txn.hold(schema::link_key(id), version);
                     txn.put(schema::link_key(id), &link);
@@ -562,7 +575,7 @@ impl Larder {
         let shared = shared.value;
         let found = find(&*txn.snapshot, id, &shared).await?.ok_or_else(missing)?;
         let given = shared.to == Some(Principal::User(caller.user));
-        if or_mine && given {
+        if or_mine && given && check_scope(caller, shared.space, Right::Share).is_ok() {
             return Ok((shared, found));
         }
         let room = self.enter_room(txn, caller, shared.space, Right::Share).await;

@@ -20,6 +20,7 @@ mod quota;
 mod revision;
 mod sequential;
 mod session;
+mod session_cost;
 mod session_faults;
 mod session_parts;
 mod share;

@@ -28,7 +28,7 @@ pub(crate) fn home(at: &str, length: Option<u64>) -> NewSession {
     NewSession::new(SpaceRef::Home, Some(path(at)), length)
 }
 
-async fn begin(fixture: &Fixture, at: &str, length: usize) -> UploadId {
+pub(crate) async fn begin(fixture: &Fixture, at: &str, length: usize) -> UploadId {
     let new = home(at, Some(length as u64));
     fixture.larder.create_session(&fixture.root, new).await.unwrap().id
 }
@@ -142,9 +142,10 @@ async fn i_ses_1_a_write_that_is_dropped_in_the_middle_leaves_a_prefix() {
         {
             let mut write = std::pin::pin!(append.write(whole.slice(MIB..)));
             for _ in 0..=polls {
-                let woken = tokio::time::timeout(Duration::from_millis(2), write.as_mut()).await;
-                if woken.is_ok() {
-                    break;
+                tokio::select! {
+                    biased;
+                    _done = write.as_mut() => break,
+                    () = fixture.env.sleep(Duration::from_millis(2)) => {}
                 }
             }
         }
@@ -635,6 +636,76 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Bytes of a session in the model, at most.
+const TOTAL: usize = 4_000_000;
+
+/// Does one step, and the same to the model: the bytes that were acknowledged.
+async fn apply(fixture: &mut Fixture, id: UploadId, model: &mut Vec<u8>, step: Step) {
+    let at = model.len();
+    let bytes = match step {
+        Step::Append(size, _) | Step::Break(size, _) | Step::Checked(size, _) | Step::Cut(size) => {
+            if at + size >= TOTAL {
+                return;
+            }
+            body(size)
+        }
+        _ => Bytes::new(),
+    };
+    let begin = async |at: usize, new: NewAppend| {
+        fixture.larder.append(&fixture.root, id, at as u64, new).await
+    };
+    let declared = Some(bytes.len() as u64);
+    match step {
+        Step::Append(_, by) => {
+            let mut append = begin(at, NewAppend::default()).await.unwrap();
+            for piece in bytes.chunks(by) {
+                append.write(Bytes::copy_from_slice(piece)).await.unwrap();
+            }
+            append.finish().await.unwrap();
+            model.extend_from_slice(&bytes);
+        }
+        Step::Break(size, eighths) => {
+            let new = NewAppend { length: declared, checksum: None };
+            let mut append = begin(at, new).await.unwrap();
+            let sent = bytes.slice(..size * usize::from(eighths) / 8);
+            append.write(sent.clone()).await.unwrap();
+            drop(append);
+            model.extend_from_slice(&sent);
+            // Until somebody is told, a crash may still take it.
+            assert_eq!(offset(fixture, id).await, model.len());
+        }
+        Step::Checked(_, right) => {
+            let digest = if right { Sha256::of(&bytes).0 } else { [1; 32] };
+            let checksum = Some(Checksum::Sha256(digest));
+            let sent = send_as(fixture, id, at, &bytes, NewAppend { length: declared, checksum });
+            assert_eq!(sent.await.is_ok(), right);
+            if right {
+                model.extend_from_slice(&bytes);
+            }
+        }
+        Step::Stale => {
+            let refused = begin(at + 1, NewAppend::default()).await.unwrap_err();
+            assert_eq!(refused.offset, Some(at as u64));
+        }
+        Step::Cut(_) => {
+            let mut older = begin(at, NewAppend::default()).await.unwrap();
+            older.write(bytes.clone()).await.unwrap();
+            model.extend_from_slice(&bytes);
+            let newer = begin(model.len(), NewAppend::default()).await.unwrap();
+            assert!(older.write(bytes).await.is_err());
+            newer.finish().await.unwrap();
+        }
+        Step::Head => assert_eq!(offset(fixture, id).await, at),
+        Step::Restart => *fixture = restarted(fixture).await,
+        Step::Collect => {
+            fixture.larder.collect(&fixture.root).await.unwrap();
+        }
+        Step::Check => {
+            fixture.assert_sound().await;
+        }
+    }
+}
+
 /// Whatever happens to it, a session is the bytes that were acknowledged, in their order.
 #[test]
 fn i_ses_1_a_session_is_what_was_acknowledged_whatever_happens_in_between() {
@@ -642,84 +713,14 @@ fn i_ses_1_a_session_is_what_was_acknowledged_whatever_happens_in_between() {
     let result = TestRunner::new(cases(40)).run(&script, |(steps, known)| {
         runtime().block_on(async {
             let mut fixture = Fixture::new().await;
-            let total = 4_000_000;
-            let length = known.then_some(total as u64);
-            let id = fixture.larder.create_session(&fixture.root, home("file", length));
-            let id = id.await.unwrap().id;
+            let new = home("file", known.then_some(TOTAL as u64));
+            let id = fixture.larder.create_session(&fixture.root, new).await.unwrap().id;
             let mut model: Vec<u8> = Vec::new();
             for step in steps {
-                let at = model.len();
-                match step {
-                    Step::Append(size, by) if at + size < total => {
-                        let bytes = body(size);
-                        let append = fixture.larder.append(
-                            &fixture.root,
-                            id,
-                            at as u64,
-                            NewAppend::default(),
-                        );
-                        let mut append = append.await.unwrap();
-                        for piece in bytes.chunks(by) {
-                            append.write(Bytes::copy_from_slice(piece)).await.unwrap();
-                        }
-                        append.finish().await.unwrap();
-                        model.extend_from_slice(&bytes);
-                    }
-                    Step::Break(size, eighths) if at + size < total => {
-                        let bytes = body(size);
-                        let new = NewAppend { length: Some(size as u64), checksum: None };
-                        let append = fixture.larder.append(&fixture.root, id, at as u64, new).await;
-                        let mut append = append.unwrap();
-                        let sent = bytes.slice(..size * usize::from(eighths) / 8);
-                        append.write(sent.clone()).await.unwrap();
-                        drop(append);
-                        model.extend_from_slice(&sent);
-                        // Until somebody is told, a crash may still take it.
-                        assert_eq!(offset(&fixture, id).await, model.len());
-                    }
-                    Step::Checked(size, right) if at + size < total => {
-                        let bytes = body(size);
-                        let digest = if right { Sha256::of(&bytes).0 } else { [1; 32] };
-                        let checksum = Some(Checksum::Sha256(digest));
-                        let new = NewAppend { length: Some(size as u64), checksum };
-                        let sent = send_as(&fixture, id, at, &bytes, new).await;
-                        assert_eq!(sent.is_ok(), right);
-                        if right {
-                            model.extend_from_slice(&bytes);
-                        }
-                    }
-                    Step::Stale => {
-                        let wrong = at as u64 + 1;
-                        let append =
-                            fixture.larder.append(&fixture.root, id, wrong, NewAppend::default());
-                        assert_eq!(append.await.unwrap_err().offset, Some(at as u64));
-                    }
-                    Step::Cut(size) if at + size < total => {
-                        let bytes = body(size);
-                        let new = NewAppend::default();
-                        let older = fixture.larder.append(&fixture.root, id, at as u64, new).await;
-                        let mut older = older.unwrap();
-                        older.write(bytes.clone()).await.unwrap();
-                        model.extend_from_slice(&bytes);
-                        let at = model.len() as u64;
-                        let newer = fixture.larder.append(&fixture.root, id, at, new).await;
-                        let newer = newer.unwrap();
-                        assert!(older.write(bytes).await.is_err());
-                        newer.finish().await.unwrap();
-                    }
-                    Step::Head => assert_eq!(offset(&fixture, id).await, at),
-                    Step::Restart => fixture = restarted(&fixture).await,
-                    Step::Collect => {
-                        fixture.larder.collect(&fixture.root).await.unwrap();
-                    }
-                    Step::Check => {
-                        fixture.assert_sound().await;
-                    }
-                    _ => {}
-                }
+                apply(&mut fixture, id, &mut model, step).await;
             }
             if known {
-                let rest = body(total - model.len());
+                let rest = body(TOTAL - model.len());
                 written(send(&fixture, id, model.len(), &rest).await.unwrap());
                 model.extend_from_slice(&rest);
             } else {
@@ -751,37 +752,4 @@ async fn a_process_that_was_replaced_changes_no_session() {
     let bytes = body(900);
     written(send(&new, id, 100, &bytes).await.unwrap());
     assert!(new.get("file").await.unwrap()[100..] == bytes[..]);
-}
-
-/// Commits of the engine so far.
-async fn commits(fixture: &Fixture) -> u64 {
-    fixture.meta.snapshot().await.unwrap().revision().0
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_session_costs_one_commit_an_append_none_or_one_and_a_completion_one() {
-    let fixture = Fixture::new().await;
-    fixture.put("before", "the home").await.unwrap();
-    fixture.settle().await;
-    let mut before = commits(&fixture).await;
-    let mut cost = async |of: &str, expected: u64| {
-        let now = commits(&fixture).await;
-        assert_eq!(now - before, expected, "{of}");
-        before = now;
-    };
-    let large = begin(&fixture, "large", 40 * MIB).await;
-    cost("a session", 1).await;
-    send(&fixture, large, 0, &body(20 * MIB)).await.unwrap();
-    cost("a large append", 0).await;
-    assert_eq!(offset(&fixture, large).await, 20 * MIB);
-    cost("a look", 0).await;
-    written(send(&fixture, large, 20 * MIB, &body(20 * MIB)).await.unwrap());
-    cost("a large append and the completion", 1).await;
-    let small = begin(&fixture, "small", 3000).await;
-    cost("a session", 1).await;
-    send(&fixture, small, 0, &body(1000)).await.unwrap();
-    cost("a small append", 1).await;
-    written(send(&fixture, small, 1000, &body(2000)).await.unwrap());
-    cost("a small append and the completion", 1).await;
-    fixture.assert_clean().await;
 }

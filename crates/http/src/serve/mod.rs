@@ -147,7 +147,7 @@ const BLOCKING_THREADS: usize = 16;
 
 /// What a connection takes of the memory budget while it lives: its task, and the protocol's
 /// buffers as far as small requests need them.
-const CONNECTION_BYTES: usize = 16 << 10;
+const CONNECTION_BYTES: usize = 8 << 10;
 
 /// Bytes of an answer that the kernel takes before it can send them. Without a bound it takes
 /// megabytes for a client that reads slowly, which are memory, and which look like progress.
