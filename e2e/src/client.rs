@@ -4,7 +4,11 @@
 //! Promises: no request is ever sent twice, so the answer says what this one request came to.
 //! A [`Client`] has one connection and belongs to one thread; [`Client::another`] makes more.
 
-use std::{cell::RefCell, fmt::Write as _, net::{IpAddr, SocketAddr}};
+use std::{
+    cell::RefCell,
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};

@@ -26,9 +26,9 @@ use crate::{
     error::Result,
     report::{CheckCounts, CheckReport, Finding},
     schema::{
-        self, Authority, Blob, BlobState, Content, DirState, Dirent, DirentBody, FileState,
-        LoadOf, LoadState, Location, Place, QUOTA_LIVE, QUOTA_RESERVED, QUOTA_RETAINED, Space,
-        Trashed, TrashedBody,
+        self, Authority, Blob, BlobState, Content, DirState, Dirent, DirentBody, FileState, LoadOf,
+        LoadState, Location, Place, QUOTA_LIVE, QUOTA_RESERVED, QUOTA_RETAINED, Space, Trashed,
+        TrashedBody,
     },
     session::SessionSums,
     txn,

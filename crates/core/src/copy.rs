@@ -23,19 +23,18 @@ use crate::{
     Larder,
     access::Right,
     blob::References,
+    board::{Running, cancelled},
     caller::Caller,
     entry::{Entry, SpaceRef},
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
-    board::{Running, cancelled},
     quota::{self, delta},
     relocate::Destination,
     room::{Located, Room},
     schema::{
         self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobEnd, JobNote, JobState,
-        JobWork, Location,
-        Origin, Place, STAT_DIRS, STAT_FILES, STAT_SIZE,
+        JobWork, Location, Origin, Place, STAT_DIRS, STAT_FILES, STAT_SIZE,
     },
     trash,
     tree::{
@@ -148,8 +147,7 @@ impl CopyJob<'_> {
             let space =
                 larder.enter_room(&mut txn, self.caller, self.at.clone(), self.right()).await?;
             let source_at = source_at.clone();
-            let source =
-                larder.enter_room(&mut txn, self.caller, source_at, Right::Read).await?;
+            let source = larder.enter_room(&mut txn, self.caller, source_at, Right::Read).await?;
             let found = lookup::resolve(&*txn.snapshot, &source, from).await?;
             found.parent.hold(&mut txn).await?;
             let key = schema::dirent_key(source.id, found.parent.dir(), &found.name);

@@ -44,11 +44,9 @@ impl Larder {
         revision: Option<u64>,
     ) -> Result<Download> {
         match target {
-            Target::Path(space, path) => through!(|space, path| self.download_at(
-                caller,
-                Spot::Path(space, path),
-                revision
-            )),
+            Target::Path(space, path) => {
+                through!(|space, path| self.download_at(caller, Spot::Path(space, path), revision))
+            }
             Target::Node(node) => self.download_at(caller, Spot::Node(*node), revision).await,
         }
     }

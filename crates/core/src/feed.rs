@@ -247,8 +247,7 @@ impl Txn {
     pub(crate) fn change(&mut self, space: SpaceId, happened: Happened) {
         let Happened { kind, node, entry, path, from, revision } = happened;
         let author = self.author.clone().unwrap_or_default();
-        let record =
-            ChangeRecord { kind, node, entry, path, from, revision, author, at: self.now };
+        let record = ChangeRecord { kind, node, entry, path, from, revision, author, at: self.now };
         let prefix = schema::changes_prefix(space);
         self.spec.append.push(Append { prefix, value: schema::encode(&record) });
     }

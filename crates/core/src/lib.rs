@@ -70,21 +70,22 @@ mod work;
 
 pub use access::{Principal, Role};
 pub use account::{
-    GroupInfo, GroupRef, HomePolicy, KeyInfo, MadeKey, MemberInfo, NewKey, NewUser,
-    S3Secrets, UserChange, UserInfo, UserRef,
+    GroupInfo, GroupRef, HomePolicy, KeyInfo, MadeKey, MemberInfo, NewKey, NewUser, S3Secrets,
+    UserChange, UserInfo, UserRef,
 };
 pub use blob::{read::Body, write::Stores};
 pub use caller::{Access, Caller, CredentialKind, Credentials, Scope};
 pub use download::Download;
 pub use entry::{
     Conditions, Copies, Entry, EntryKind, Etag, EtagSet, LimitsChange, ListOptions, NewSpace, Page,
-    Placement, PolicyChange, RefTarget, RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo, SpaceKind,
-    SpaceLimits, SpacePolicy, SpaceRef, Split, Target, TrashItem, UploadOptions, Usage, Written,
+    Placement, PolicyChange, RefTarget, RestoreOptions, RevisionInfo, SpaceChange, SpaceInfo,
+    SpaceKind, SpaceLimits, SpacePolicy, SpaceRef, Split, Target, TrashItem, UploadOptions, Usage,
+    Written,
 };
 pub use error::{Error, Result};
 pub use feed::{CURSOR_NOW, Change, ChangeKind, ChangePage};
-pub use identity::seal::{MasterKey, MasterKeyId};
 pub use idempotency::Operation;
+pub use identity::seal::{MasterKey, MasterKeyId};
 pub use lifecycle::{Expire, LifecycleRule, NewRule, Noncurrent};
 pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo, JobKind};
 pub use session::{
@@ -303,12 +304,7 @@ impl Larder {
         txn.hold_absent(key.clone());
         txn.put(key, &instance);
         meta.commit(txn.spec).await?;
-        Ok(Bootstrap {
-            instance: instance.id,
-            new: true,
-            servers: Vec::new(),
-            master_key: None,
-        })
+        Ok(Bootstrap { instance: instance.id, new: true, servers: Vec::new(), master_key: None })
     }
 
     /// Opens the file store over its engines, as a new incarnation that fences all before it,

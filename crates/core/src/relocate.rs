@@ -99,11 +99,7 @@ pub(crate) struct Destination {
 
 impl Destination {
     /// The place at `to`, whose directory must exist.
-    pub(crate) async fn resolve(
-        txn: &Txn,
-        room: &Room,
-        to: &TreePath,
-    ) -> Result<Self> {
+    pub(crate) async fn resolve(txn: &Txn, room: &Room, to: &TreePath) -> Result<Self> {
         let (name, above) = to
             .split_last()
             .ok_or_else(|| Error::new(ErrorKind::Denied, "a root cannot be replaced"))?;
@@ -111,8 +107,7 @@ impl Destination {
         let chain = place.map_err(|error| error.below(name))?.chain;
         chain.require()?;
         let dirent = lookup::child(&*txn.snapshot, &chain, name).await?;
-        let existing =
-            dirent.map(|dirent| lookup::found_in(&chain, name.clone(), dirent));
+        let existing = dirent.map(|dirent| lookup::found_in(&chain, name.clone(), dirent));
         Ok(Self { chain, name: name.clone(), existing })
     }
 

@@ -18,7 +18,10 @@ use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::{Conditions, Entry, EntryKind, ListOptions, Page, RestoreOptions, SpaceRef, Spot, Target, TrashItem},
+    entry::{
+        Conditions, Entry, EntryKind, ListOptions, Page, RestoreOptions, SpaceRef, Spot, Target,
+        TrashItem,
+    },
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
@@ -52,11 +55,9 @@ impl Larder {
             Target::Path(_, path) if path.is_root() => {
                 Err(Error::invalid("the root cannot be deleted"))
             }
-            Target::Path(space, path) => through!(|space, path| self.delete_at(
-                caller,
-                Spot::Path(space, path),
-                conditions
-            )),
+            Target::Path(space, path) => {
+                through!(|space, path| self.delete_at(caller, Spot::Path(space, path), conditions))
+            }
             Target::Node(node) => self.delete_at(caller, Spot::Node(*node), conditions).await,
         }
     }
@@ -218,8 +219,7 @@ impl Larder {
             txn.delete(key);
             let (place, name) =
                 self.restore_place(&mut txn, &space, &trashed.value, options).await?;
-            let entry =
-                self.restore_once(&mut txn, &space, &place, &name, &trashed.value).await?;
+            let entry = self.restore_once(&mut txn, &space, &place, &name, &trashed.value).await?;
             txn.outcome(&KeptEntry::of(&entry, false));
             entry
         });

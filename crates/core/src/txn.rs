@@ -15,10 +15,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use larder_base::{
-    ErrorKind, Timestamp, failpoint,
-    id::SpaceId,
-};
+use larder_base::{ErrorKind, Timestamp, failpoint, id::SpaceId};
 use larder_meta::{CommitError, Committed, FieldOp, Merge, Revision, Snapshot, TxnSpec, Version};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
@@ -348,9 +345,7 @@ impl Larder {
             Err(CommitError::Bound(key)) if idempotency::counts(&key) => {
                 Err(idempotency::too_many())
             }
-            Err(CommitError::Conflict(key))
-                if login.contains(&key) =>
-            {
+            Err(CommitError::Conflict(key)) if login.contains(&key) => {
                 let detail = "the account, key or link changed while the request ran: log in again";
                 Err(Error::new(ErrorKind::Unauthenticated, detail))
             }

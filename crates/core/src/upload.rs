@@ -150,11 +150,7 @@ impl Larder {
     }
 
     /// Looks whether a large upload may begin, and reserves what it needs.
-    async fn open_large(
-        &self,
-        place: &mut Destination,
-        options: &UploadOptions,
-    ) -> Result<Opened> {
+    async fn open_large(&self, place: &mut Destination, options: &UploadOptions) -> Result<Opened> {
         let id = place.at.space;
         let (room, found, current) = self.look(place, options).await?;
         check_conditions(&options.conditions, current.as_ref())?;

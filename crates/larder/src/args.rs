@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::account::{
-    GroupsVerb, KeyAccess, KeyKind, KeysVerb, NewPassword, ShareRole, ShareVerb, ShareWithArgs,
-    UsersVerb,
+    GroupsVerb, KeyAccess, KeyKind, KeysVerb, NewPassword, ShareCreateArgs, ShareRole, ShareVerb,
+    ShareWithArgs, UsersVerb,
 };
 use crate::bench::BenchArgs;
 

@@ -83,7 +83,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         tls: tls.clone(),
         limits: Some(limits),
         memory: larder.memory().clone(),
-        ..ServeOptions::default()
     };
     // Before anything else that can fail: this password is told once.
     if let Some(password) = made {

@@ -281,9 +281,8 @@ pub(crate) fn refuse_partial(headers: &HeaderMap) -> Result<(), Error> {
 pub(crate) fn expires(headers: &HeaderMap) -> Result<Option<Timestamp>, Error> {
     let Some(value) = headers.get(EXPIRES) else { return Ok(None) };
     let time = value.to_str().ok().and_then(|text| text.parse().ok());
-    time.map(Some).ok_or_else(|| {
-        Error::invalid("Larder-Expires must be a time such as 2030-01-31T00:00:00Z")
-    })
+    time.map(Some)
+        .ok_or_else(|| Error::invalid("Larder-Expires must be a time such as 2030-01-31T00:00:00Z"))
 }
 
 /// The MIME type of what `headers` describe.

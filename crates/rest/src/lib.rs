@@ -43,7 +43,11 @@ mod uploads;
 mod users;
 mod wire;
 
-use std::{net::{IpAddr, SocketAddr}, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Method, Request, Response, request::Parts};
 use hyper::body::Body as _;
@@ -274,6 +278,24 @@ async fn dispatch(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
         (Route::Space(space), "GET") => spaces::get(call, space).await,
         (Route::Space(space), "PATCH") => spaces::change(call, space).await,
         (Route::Space(space), "DELETE") => spaces::delete(call, space).await,
+        (Route::Reference(space, path), "PUT") => shares::create_reference(call, space, path).await,
+        (Route::Uploads, "POST") => uploads::create(call).await,
+        (Route::Uploads, "GET") => uploads::list(call).await,
+        (Route::Upload(id), "HEAD") => uploads::head(call, id).await,
+        (Route::Upload(id), "PATCH") => uploads::patch(call, id).await,
+        (Route::Upload(id), "DELETE") => uploads::abort(call, id).await,
+        (Route::Upload(id), "GET") => uploads::get(call, id).await,
+        (Route::UploadComplete(id), "POST") => uploads::complete(call, id).await,
+        (Route::UploadParts(id), "GET") => uploads::parts(call, id).await,
+        (Route::UploadPart(id, number), "PUT") => uploads::put_part(call, id, number).await,
+        // Rarer, and kept out of the way of the others.
+        _ => Box::pin(administer(route, method, call)).await,
+    }
+}
+
+/// The same for people, their shares, and the server itself.
+async fn administer(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
+    match (route, method) {
         (Route::Me, "GET") => users::me(call).await,
         (Route::Users, "GET") => users::list(call).await,
         (Route::Users, "POST") => users::create(call).await,
@@ -309,18 +331,6 @@ async fn dispatch(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
         (Route::Share(id), "GET") => shares::get(call, id).await,
         (Route::Share(id), "PATCH") => shares::change(call, id).await,
         (Route::Share(id), "DELETE") => shares::delete(call, id).await,
-        (Route::Reference(space, path), "PUT") => {
-            shares::create_reference(call, space, path).await
-        }
-        (Route::Uploads, "POST") => uploads::create(call).await,
-        (Route::Uploads, "GET") => uploads::list(call).await,
-        (Route::Upload(id), "HEAD") => uploads::head(call, id).await,
-        (Route::Upload(id), "PATCH") => uploads::patch(call, id).await,
-        (Route::Upload(id), "DELETE") => uploads::abort(call, id).await,
-        (Route::Upload(id), "GET") => uploads::get(call, id).await,
-        (Route::UploadComplete(id), "POST") => uploads::complete(call, id).await,
-        (Route::UploadParts(id), "GET") => uploads::parts(call, id).await,
-        (Route::UploadPart(id, number), "PUT") => uploads::put_part(call, id, number).await,
         _ => Err(Error::internal("an allowed method has no handler").into()),
     }
 }

@@ -82,6 +82,10 @@ pub(crate) async fn relocate(call: Call<'_>, space: &str, how: Relocate) -> Answ
     };
     let mut response = call::json(StatusCode::OK, &EntryBody::from(&entry))?;
     call::validators(response.headers_mut(), &entry);
-    call::created(&mut response, created, call::stat_location(body.to_space.as_deref().unwrap_or(named), &entry));
+    call::created(
+        &mut response,
+        created,
+        call::stat_location(body.to_space.as_deref().unwrap_or(named), &entry),
+    );
     Ok(response)
 }

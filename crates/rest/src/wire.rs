@@ -14,7 +14,11 @@ use larder_base::{
     Timestamp,
     name::{EntryName, TreePath},
 };
-use larder_core::{CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, LimitsChange, Page, Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceInfo, SpaceKind, SpacePolicy, Split, TaskInfo, TrashItem, Written};
+use larder_core::{
+    CheckReport, CollectReport, Copies, Entry, EntryKind, Error, JobInfo, LimitsChange, Page,
+    Placement, PolicyChange, RestoreOptions, RevisionInfo, SpaceInfo, SpaceKind, SpacePolicy,
+    Split, TaskInfo, TrashItem, Written,
+};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, value::MapAccessDeserializer},

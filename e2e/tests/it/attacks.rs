@@ -26,7 +26,7 @@
 //! paths and contents (`attacks_wire`), amounts (`attacks_floods`).
 
 use larder_e2e::{
-    client::{Client, Response, text},
+    client::{Client, Headers, Response, text},
     http::Conn,
     oracle,
     server::{Options, PASSWORD, Server, USER, must_end},
@@ -384,7 +384,7 @@ fn no_way_to_upload_takes_a_wrong_secret() {
     let begin = [RESUMABLE, PIECE, ("Upload-Length", "3")];
     let piece = [RESUMABLE, PIECE, ("Upload-Offset", "0")];
     let part = format!("{}/parts/1", numbered.url);
-    let ways: [(&str, &str, &[(&str, &str)], &[u8]); 9] = [
+    let ways: [(&str, &str, Headers<'_>, &[u8]); 9] = [
         ("PUT", "/v1/spaces/home/files/put", &[], b"x"),
         ("POST", "/v1/files?path=post", &[], b"x"),
         ("POST", "/files?path=post", &[], b"x"),
@@ -459,7 +459,11 @@ fn no_secret_is_empty_or_weak() {
     root.json("POST", "/v1/users", &json!({"name": "weak"})).expect_problem(400, "invalid");
     root.json("POST", "/v1/users", &json!({"name": "weak", "password": null})).expect(400);
     root.mkdir("d").expect(201);
-    let link = |password: Value| json!({"path": "d", "kind": "link", "role": "viewer", "password": password});
+    let link = |password: Value| {
+        let mut body = json!({"path": "d", "kind": "link", "role": "viewer"});
+        body["password"] = password;
+        body
+    };
     root.json("POST", "/v1/shares", &link(json!(""))).expect_problem(400, "invalid");
     // An empty secret opens nothing that has one.
     let made = share(&root, &link(json!("open sesame")));

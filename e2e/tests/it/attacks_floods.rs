@@ -10,7 +10,8 @@
 //! * Many ranges: `badinput::many_ranges_and_odd_headers_are_bounded`.
 //! * Lengths of 2^63: `tus::what_is_too_large_is_refused_before_its_bytes`.
 //! * Ten thousand parts: `ten_thousand_parts_cost_little`.
-//! * Bodies that grow while they are read: `no_body_costs_more_than_it_brings`.
+//! * Bodies that grow while they are read: `no_body_costs_more_than_it_brings`,
+//!   `no_framing_costs_more_than_it_brings`.
 //! * A quota passed by doing all at once: `no_mixture_of_writes_passes_the_quota`,
 //!   `quota::overwrites_copies_and_restores_at_once_stay_below_the_limit`,
 //!   `sessions::the_quota_is_exact_whichever_way_the_bytes_come`.
@@ -189,7 +190,7 @@ fn no_mixture_of_writes_passes_the_quota() {
 #[test]
 fn no_body_costs_more_than_it_brings() {
     let _alone = tool::heavy();
-    let mut server = Server::start();
+    let server = Server::start();
     let client = server.client();
     let before = (server.memory().0, descriptors(&server));
     let part = |head: &str, body: &str| format!("--b\r\n{head}\r\n\r\n{body}\r\n");
@@ -229,7 +230,17 @@ fn no_body_costs_more_than_it_brings() {
         let answer = client.put_with("z", b"\x1f\x8b\x08", &headers[..1]);
         assert!([400, 415, 501].contains(&answer.status), "{coding}: {answer}");
     }
-    // Chunks that are mostly extension, and trailers without end.
+    assert!(server.memory().0 < before.0 + (128 << 20), "{before:?} {:?}", server.memory());
+    assert!(client.list_all("").is_empty());
+    oracle::all_is_well(&server, &client);
+}
+
+#[test]
+fn no_framing_costs_more_than_it_brings() {
+    let _alone = tool::heavy();
+    let mut server = Server::start();
+    let client = server.client();
+    let before = (server.memory().0, descriptors(&server));
     let chunked = [("Transfer-Encoding", "chunked")];
     let put = client.head_of("PUT", &client.at("files", "chunked"), &chunked);
     for (start, piece) in [

@@ -12,6 +12,7 @@
 //!   `shares::a_link_works_without_an_account_within_its_terms_and_shows_nothing_else`.
 //! * A viewer who changes things:
 //!   `shares::every_cell_of_doors_verbs_and_roles_is_as_the_table_says`.
+//! * A key's own reference or copy out of the spaces it is for: `a_key_stays_in_its_spaces`.
 //! * Shares that nobody sees, and that are seen by whom they are no business of:
 //!   `every_share_is_seen_and_revoked_by_the_owner`,
 //!   `no_share_is_shown_beyond_the_scope_of_a_key_or_the_reach_of_its_maker`.
@@ -22,7 +23,7 @@
 use std::collections::BTreeSet;
 
 use larder_e2e::{
-    client::{Client, Headers, text},
+    client::{Client, Headers, Response, text},
     oracle,
     server::Server,
     tus::{self, Upload},
@@ -264,6 +265,40 @@ fn ids_of_uploads_are_not_to_be_guessed() {
     oracle::clean(&root);
 }
 
+/// What leads from a link's directory to others, or would.
+const OUT: &[&str] = &[
+    "out/f",
+    "out",
+    "../closed/f",
+    "..%2fclosed%2ff",
+    "%2e%2e/closed/f",
+    "closed/f",
+    "/closed/f",
+    "in/../../closed/f",
+    "..%5cclosed%5cf",
+    "%252e%252e/closed/f",
+    "-too/f",
+    ".trash",
+    ".versions",
+];
+
+/// What else there might be below a link.
+const NOT_OF_LINKS: &[&str] = &[
+    "/trash",
+    "/changes",
+    "/revisions/f",
+    "/references/x",
+    "/move",
+    "/copy",
+    "/shares",
+    "/uploads",
+    "/lifecycle",
+    "/trash/x/restore",
+    "/search",
+    "/thumbnail",
+    "/admin/check",
+];
+
 #[test]
 fn a_link_opens_its_directory_and_nothing_else() {
     let server = Server::start();
@@ -280,11 +315,8 @@ fn a_link_opens_its_directory_and_nothing_else() {
     space.json("PUT", &space.at("references", "open/out"), &refer).expect(201);
     let id = text(&space.must_stat("closed/f"), "id").to_owned();
     for role in ["viewer", "editor"] {
-        let made = share(
-            &root,
-            &json!({"space": "public", "path": "open", "kind": "link",
-                                        "role": role}),
-        );
+        let body = json!({"space": "public", "path": "open", "kind": "link", "role": role});
+        let made = share(&root, &body);
         let link = format!("/v1/links/{}", text(&made["link"], "token"));
         let guest = Client::anonymous(server.addr());
         let ask = |method: &str, rest: &str, headers: Headers<'_>| {
@@ -292,32 +324,17 @@ fn a_link_opens_its_directory_and_nothing_else() {
             guest.send(method, &format!("{link}{rest}"), headers, body)
         };
         assert_eq!(ask("GET", "/files/in/f", &[]).expect(200).body, b"open/in");
-        for path in [
-            "out/f",
-            "out",
-            "../closed/f",
-            "..%2fclosed%2ff",
-            "%2e%2e/closed/f",
-            "closed/f",
-            "/closed/f",
-            "in/../../closed/f",
-            "..%5cclosed%5cf",
-            "%252e%252e/closed/f",
-            &id,
-            "-too/f",
-            ".trash",
-            ".versions",
-        ] {
+        for path in OUT.iter().chain([&&*id]) {
             for verb in ["files", "stat", "list"] {
                 let answer = ask("GET", &format!("/{verb}/{path}"), &[]);
                 let shown = String::from_utf8_lossy(&answer.body).into_owned();
                 let told = format!("{role} {verb} {path}: {answer}");
                 assert!(!shown.contains("\"closed/"), "{told}");
-                let itself = path == "out" && verb == "stat";
+                let itself = *path == "out" && verb == "stat";
                 assert!(itself || (400..500).contains(&answer.status), "{told}");
             }
             for verb in ["files", "dirs"] {
-                if path.starts_with("out/") || path.contains("../") || path.contains("2e") {
+                if path.starts_with("out/") || path.contains("../") || path.contains("%2") {
                     let answer = ask("PUT", &format!("/{verb}/{path}"), &[]);
                     assert!((400..500).contains(&answer.status), "{role} PUT {path}: {answer}");
                     let answer = ask("DELETE", &format!("/files/{path}"), &[]);
@@ -326,21 +343,7 @@ fn a_link_opens_its_directory_and_nothing_else() {
             }
         }
         // No verb but those of links; no other space, path or id by a parameter or header.
-        for rest in [
-            "/trash",
-            "/changes",
-            "/revisions/f",
-            "/references/x",
-            "/move",
-            "/copy",
-            "/shares",
-            "/uploads",
-            "/lifecycle",
-            "/trash/x/restore",
-            "/search",
-            "/thumbnail",
-            "/admin/check",
-        ] {
+        for rest in NOT_OF_LINKS {
             for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
                 ask(method, rest, &[]).expect_any(&[404, 405]);
             }
@@ -386,7 +389,7 @@ fn every_share_is_seen_and_revoked_by_the_owner() {
     let id = ann.must_stat("d/e/f")["id"].clone();
     let dir = ann.must_stat("d")["id"].clone();
     bob.json("PUT", &bob.at("references", "ref"), &json!({"target": {"id": dir}})).expect(201);
-    let mut made = vec![
+    let mut made = [
         json!({"space": home, "path": "d/e", "kind": "user", "with": "eve", "role": "editor"}),
         json!({"id": id, "kind": "user", "with": "eve", "role": "viewer"}),
         json!({"space": home, "path": "d/e", "kind": "group", "with": "staff", "role": "viewer"}),
@@ -443,35 +446,25 @@ fn no_share_is_shown_beyond_the_scope_of_a_key_or_the_reach_of_its_maker() {
     let link = share(&root, &link);
     let (id, token) = (text(&link, "id").to_owned(), text(&link["link"], "token").to_owned());
     let ann = root.make_user("ann");
-    let place = json!({"space": "two", "path": "d", "kind": "user", "with": "ann"});
-    let manager = json!({"role": "manager"});
-    let mut place = place;
-    place["role"] = manager["role"].clone();
-    let given = share(&root, &place);
-    let hers = share(
-        &ann,
-        &json!({"space": text(&given, "space"), "path": "d", "kind": "link",
-                                   "role": "viewer"}),
-    );
+    let with_ann = |space: &str, path: &str, role: &str| {
+        let body = json!({"space": space, "path": path, "kind": "user", "with": "ann",
+                          "role": role});
+        share(&root, &body)
+    };
+    let given = with_ann("two", "d", "manager");
+    with_ann("one", "", "viewer");
+    let space = text(&given, "space");
+    let hers = share(&ann, &json!({"space": space, "path": "d", "kind": "link", "role": "viewer"}));
+    let (hers_id, given_id) = (text(&hers, "id").to_owned(), text(&given, "id").to_owned());
     let narrow = |client: &Client, scope: Value| key_of(client, &json!({"scope": scope}));
-    root.json(
-        "POST",
-        "/v1/shares",
-        &json!({"space": "one", "path": "", "kind": "user",
-                                             "with": "ann", "role": "viewer"}),
-    )
-    .expect(201);
     for (client, made) in [
         (narrow(&root, json!({"access": "read"})), &id),
         (narrow(&root, json!({"access": "write"})), &id),
         (narrow(&root, json!({"access": "full", "spaces": ["one"]})), &id),
         (narrow(&ann, json!({"access": "full", "spaces": ["one"]})), &id),
-        (narrow(&ann, json!({"access": "full", "spaces": ["one"]})), &text(&hers, "id").to_owned()),
-        (
-            narrow(&ann, json!({"access": "full", "spaces": ["one"]})),
-            &text(&given, "id").to_owned(),
-        ),
-        (narrow(&ann, json!({"access": "read"})), &text(&hers, "id").to_owned()),
+        (narrow(&ann, json!({"access": "full", "spaces": ["one"]})), &hers_id),
+        (narrow(&ann, json!({"access": "full", "spaces": ["one"]})), &given_id),
+        (narrow(&ann, json!({"access": "read"})), &hers_id),
     ] {
         let url = format!("/v1/shares/{made}");
         for method in ["GET", "PATCH", "DELETE"] {
@@ -512,7 +505,17 @@ fn no_share_is_shown_beyond_the_scope_of_a_key_or_the_reach_of_its_maker() {
     Client::anonymous(server.addr())
         .send("GET", &format!("/v1/links/{}", text(&hers["link"], "token")), &[], None)
         .expect(404);
-    // What a link cannot be made with, it cannot be given later.
+    oracle::clean(&root);
+}
+
+#[test]
+fn a_link_cannot_be_given_later_what_it_cannot_be_made_with() {
+    let server = Server::start();
+    let root = server.client();
+    root.mkdir("d").expect(201);
+    root.make_user("ann");
+    let made = share(&root, &json!({"path": "d", "kind": "link", "role": "editor"}));
+    let id = text(&made, "id").to_owned();
     let url = format!("/v1/shares/{id}");
     for change in [
         json!({"downloads_max": 0}),
@@ -525,5 +528,74 @@ fn no_share_is_shown_beyond_the_scope_of_a_key_or_the_reach_of_its_maker() {
     ] {
         root.json("PATCH", &url, &change).expect_problem(400, "invalid");
     }
+    oracle::clean(&root);
+}
+
+#[test]
+fn a_key_stays_in_its_spaces() {
+    let server = Server::start();
+    let root = server.client();
+    for name in ["one", "two"] {
+        let space = root.project(name, &json!({}));
+        space.mkdir("d").expect(201);
+        space.put("d/f", name.as_bytes()).expect(201);
+    }
+    let (one, two) = (root.in_space("one"), root.in_space("two"));
+    let node = two.must_stat("d")["id"].clone();
+    let refer = json!({"target": {"id": node}});
+    one.json("PUT", &one.at("references", "out"), &refer).expect(201);
+    assert_eq!(one.get("out/f").expect(200).body, b"two");
+    let id = text(&two.must_stat("d/f"), "id").to_owned();
+    two.put("gone", b"x").expect(201);
+    let gone = text(&two.must_stat("gone"), "id").to_owned();
+    two.rm("gone").expect(204);
+    let item = two.trash_item(&gone).unwrap();
+    for access in ["full", "write", "read"] {
+        let scope = json!({"scope": {"access": access, "spaces": ["one"]}});
+        let key = key_of(&root, &scope).in_space("one");
+        assert_eq!(key.get("d/f").expect(200).body, b"one");
+        let told = |what: &str, answer: Response| {
+            assert!([403, 404, 409].contains(&answer.status), "{access} {what}: {answer}");
+            assert!(!String::from_utf8_lossy(&answer.body).contains("\"two"), "{what}: {answer}");
+        };
+        told("get", key.get("out/f"));
+        told("stat", key.stat("out/f"));
+        told("list", key.list_page("out", ""));
+        told("put", key.put("out/g", b"x"));
+        told("over", key.put("out/f", b"x"));
+        told("rm", key.rm("out/f"));
+        told("mkdir", key.mkdir("out/new"));
+        told("in", key.cp("out/f", "stolen", false));
+        told("in", key.cp("out", "stolen", false));
+        told("into", key.cp_to("d/f", "two", "planted"));
+        told("over", key.mv("d/f", "out/f", true));
+        told("from", key.in_space("two").cp_to("d/f", "one", "stolen"));
+        told("from", key.in_space("two").cp_to("d", "one", "stolen"));
+        told("restore", key.in_space("two").restore(&item, &json!({})));
+        told("restore", key.restore(&item, &json!({})));
+        told("purge", key.purge(&item));
+        let url = format!("/v1/files/{id}");
+        for method in ["GET", "HEAD", "DELETE"] {
+            told(method, key.send(method, &url, &[], None));
+        }
+        told("again", key.json("PUT", &key.at("references", "again"), &refer));
+        told(
+            "share",
+            key.json(
+                "POST",
+                "/v1/shares",
+                &json!({"id": id, "kind": "link",
+                                                             "role": "viewer"}),
+            ),
+        );
+        let length = [("Upload-Length", "1")];
+        told("tus", tus::begin(&key, "space=two&path=planted", &length));
+        told("tus", tus::begin(&key, "space=one&path=out%2Fplanted", &length));
+        let job = json!({"kind": "lifecycle", "space": "one"});
+        told("job", key.json("POST", "/v1/admin/jobs", &job));
+    }
+    assert_eq!(two.list_all("").len(), 2);
+    assert_eq!(two.get("d/f").expect(200).body, b"two");
+    assert_eq!(one.list_all("").len(), 3);
     oracle::clean(&root);
 }

@@ -14,15 +14,19 @@
 //!   `badinput::names_that_are_no_names_are_refused`,
 //!   `badinput::odd_but_legal_names_come_back_as_they_were`.
 //! * Names too long, paths and JSON too deep: `nothing_long_or_deep_ends_the_process`,
+//!   `no_depth_of_json_ends_the_process`,
 //!   `badinput::paths_have_a_depth_and_a_length`,
 //!   `badinput::json_that_is_wrong_deep_or_huge_is_refused`.
 //! * Content as a page of ours, line breaks in headers: `content_is_never_a_page_of_ours`,
+//!   `a_line_break_in_what_is_stored_is_none_in_an_answer`,
 //!   `badinput::content_from_users_is_no_page_of_ours`.
 //! * A host or an address of the sender's choice in what is told:
 //!   `limits::no_address_that_we_hand_out_is_made_from_what_a_client_sends`,
 //!   `limits::a_request_names_one_host`.
 //!
 //! Not here: who may do what (`attacks`, `attacks_reach`), how much of it (`attacks_floods`).
+
+use std::collections::BTreeSet;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use larder_e2e::{
@@ -32,7 +36,7 @@ use larder_e2e::{
     server::Server,
     tus::{self, PIECE, RESUMABLE, Upload},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Sends a request line exactly as given, with credentials.
 fn raw(client: &Client, method: &str, target: &[u8], body: &[u8]) -> Response {
@@ -349,61 +353,73 @@ fn no_name_is_the_server_s_own() {
     oracle::clean(&client);
 }
 
+/// Names that are odd, and are names on some system or in some file.
+const ODD: &[&str] = &[
+    "\u{202e}gpj.exe",
+    "\u{2066}x\u{2069}",
+    "a\u{200b}b",
+    "\u{feff}",
+    "\u{2028}",
+    "\u{2029}",
+    "\u{fffd}",
+    "\u{ffff}",
+    "\u{10ffff}",
+    "\"},{\"name\":\"x",
+    "\\u0000",
+    "\\",
+    "<script>",
+    "data: x",
+    "NUL",
+    "CON",
+    "aux.txt",
+    "COM1",
+    "a:b",
+    "a?b",
+    "*",
+    "<|>",
+    " ",
+    "a ",
+    "a.",
+    "~",
+    "%",
+    "%00",
+    "%2e%2e",
+    "$(id)",
+    "`id`",
+    "'; DROP TABLE x--",
+    "{{7*7}}",
+    "=cmd|'x'!A0",
+    "\u{1d173}",
+    "\u{e0001}",
+    "\u{85}x",
+];
+
 #[test]
 fn odd_names_break_nothing_that_shows_them() {
     let mut server = Server::start();
     let client = server.client();
-    let odd = [
-        "\u{202e}gpj.exe",
-        "\u{2066}x\u{2069}",
-        "a\u{200b}b",
-        "\u{feff}",
-        "\u{2028}",
-        "\u{2029}",
-        "\u{fffd}",
-        "\u{ffff}",
-        "\u{10ffff}",
-        "\"},{\"name\":\"x",
-        "\\u0000",
-        "\\",
-        "<script>",
-        "data: x",
-        "NUL",
-        "CON",
-        "aux.txt",
-        "COM1",
-        "a:b",
-        "a?b",
-        "*",
-        "<|>",
-        " ",
-        "a ",
-        "a.",
-        "~",
-        "%",
-        "%00",
-        "%2e%2e",
-        "$(id)",
-        "`id`",
-        "'; DROP TABLE x--",
-        "{{7*7}}",
-        "=cmd|'x'!A0",
-        "\u{1d173}",
-        "\u{e0001}",
-        "\u{85}x",
-    ];
     // Either it is a name, and the same everywhere, or it is refused.
     let mut kept = Vec::new();
     client.mkdir("d").expect(201);
-    for name in odd {
+    for name in ODD {
         let answer = client.put(&format!("d/{name}"), name.as_bytes());
         match answer.status {
-            201 => kept.push(name),
-            400 => client.stat(&format!("d/{name}")).expect(400).header("x").map_or((), |_| ()),
+            201 => kept.push(*name),
+            400 => {
+                client.stat(&format!("d/{name}")).expect(400);
+            }
             _ => panic!("{name:?}: {answer}"),
         }
     }
     assert!(kept.len() > 25, "{kept:?}");
+    no_names(&client);
+    shown(&client, &kept);
+    assert!(server.is_alive());
+    oracle::clean(&client);
+}
+
+/// What is no name is refused however it is written.
+fn no_names(client: &Client) {
     for name in ["\u{0}", "a\nb", "a\rb", "\u{1b}[31m", "\t", "\u{8}", "\u{9b}", "."] {
         client.put(&format!("d/{name}"), b"x").expect(400);
     }
@@ -412,42 +428,40 @@ fn odd_names_break_nothing_that_shows_them() {
         client.send("PUT", &target, &[], Some(b"x")).expect(400);
     }
     for body in [r#"{"from":"d","to":"\ud800"}"#, r#"{"from":"d","to":"\udc00x"}"#] {
-        client
-            .send(
-                "POST",
-                "/v1/spaces/home/move",
-                &[("Content-Type", "application/json")],
-                Some(body.as_bytes()),
-            )
-            .expect(400);
+        let kind = [("Content-Type", "application/json")];
+        client.send("POST", "/v1/spaces/home/move", &kind, Some(body.as_bytes())).expect(400);
     }
-    let shown = |list: Vec<Value>| {
-        let mut names: Vec<String> = list
-            .iter()
-            .map(|entry| text(entry, "path").rsplit('/').next().unwrap().to_owned())
-            .collect();
-        names.sort();
-        names
-    };
-    let mut wanted: Vec<String> = kept.iter().map(|name| (*name).to_owned()).collect();
-    wanted.sort();
-    assert_eq!(shown(client.list("d")), wanted);
-    for name in &kept {
+}
+
+/// Names that were taken are the same in everything that shows them.
+fn shown(client: &Client, kept: &[&str]) {
+    let mut names: Vec<String> =
+        client.list("d").iter().map(|entry| text(entry, "name").to_owned()).collect();
+    names.sort();
+    let mut wanted = kept.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(names, wanted);
+    for name in kept {
         let path = format!("d/{name}");
         let read = client.get(&path).expect(200);
         assert_eq!(read.body, name.as_bytes(), "{name:?}");
         let disposition = read.header("content-disposition").unwrap_or_default();
         assert!(disposition.is_ascii(), "{name:?}: {disposition}");
-        let link = link(&client, &path, "viewer");
+        let link = link(client, &path, "viewer");
         let view = client.send("GET", &link, &[], None).expect(200).json();
         assert_eq!(view["kind"], "file", "{name:?}");
         client.rm(&path).expect(204);
-        let upload = Upload::new(&client, &path, 1);
+        let upload = Upload::new(client, &path, 1);
         assert_eq!(upload.info()["path"].as_str().unwrap().trim_start_matches('/'), path);
         upload.delete().expect(204);
     }
     assert_eq!(client.trash().len(), kept.len());
-    let (mut told, mut cursor) = (BTreeNames::default(), String::new());
+    told(client, kept);
+}
+
+/// So they are in the feed, and in its events, each of which is one line.
+fn told(client: &Client, kept: &[&str]) {
+    let (mut told, mut cursor) = (BTreeSet::new(), String::new());
     loop {
         let page = client.send("GET", &format!("/v1/spaces/home/changes?{cursor}"), &[], None);
         let page = page.expect(200).json();
@@ -458,10 +472,9 @@ fn odd_names_break_nothing_that_shows_them() {
         told.extend(changes.iter().map(|change| text(change, "path").to_owned()));
         cursor = format!("cursor={}", text(&page, "cursor"));
     }
-    for name in &kept {
+    for name in kept {
         assert!(told.contains(&format!("d/{name}")), "{name:?}");
     }
-    // As events each is one line.
     let mut conn = Conn::open(client.addr()).unwrap();
     let accept = [("Accept", "text/event-stream")];
     let head = client.head_of("GET", "/v1/spaces/home/changes", &accept);
@@ -478,11 +491,7 @@ fn odd_names_break_nothing_that_shows_them() {
         let known = ["data: ", "id: ", "event: ", ":", "retry: "];
         assert!(line.is_empty() || known.iter().any(|start| line.starts_with(start)), "{line:?}");
     }
-    assert!(server.is_alive());
-    oracle::clean(&client);
 }
-
-type BTreeNames = std::collections::BTreeSet<String>;
 
 #[test]
 fn nothing_long_or_deep_ends_the_process() {
@@ -506,59 +515,45 @@ fn nothing_long_or_deep_ends_the_process() {
     ];
     for path in &paths {
         let told = |what: &str, answer: Response| {
-            let fine = [0, 400, 404, 409, 413, 414, 431].contains(&answer.status);
+            let fine = [0, 400, 404, 405, 409, 413, 414, 431].contains(&answer.status);
             assert!(fine, "{what} of {} bytes: {answer}", path.len());
         };
         for verb in ["files", "stat", "list", "revisions", "dirs", "references"] {
             for method in ["GET", "PUT", "DELETE"] {
                 let target = format!("/v1/spaces/home/{verb}/{path}?parents=1");
                 let answer = client.send(method, &target, &[], Some(b"{}"));
-                assert!(
-                    answer.status == 405 || {
-                        told(verb, answer);
-                        true
-                    }
-                );
-                let answer = client.send(method, &format!("{link}/{verb}/{path}"), &[], Some(b""));
-                assert!(
-                    answer.status == 405 || {
-                        told(verb, answer);
-                        true
-                    }
-                );
+                told(verb, answer);
+                let target = format!("{link}/{verb}/{path}");
+                told(verb, client.send(method, &target, &[], Some(b"")));
             }
         }
         told("move", client.mv("d", path, false));
         told("copy", client.cp(path, "x", false));
         told("restore", client.restore(&item, &json!({"to": path, "recreate_parents": true})));
         told("complete", numbered.complete(&json!({"path": path, "parts": []})));
-        told(
-            "refer",
-            client.json(
-                "PUT",
-                &client.at("references", "r"),
-                &json!({"target": {"space": "home", "path": path}}),
-            ),
-        );
-        told(
-            "share",
-            client.json(
-                "POST",
-                "/v1/shares",
-                &json!({"path": path, "kind": "link", "role": "viewer"}),
-            ),
-        );
+        let refer = json!({"target": {"space": "home", "path": path}});
+        told("refer", client.json("PUT", &client.at("references", "r"), &refer));
+        let share = json!({"path": path, "kind": "link", "role": "viewer"});
+        told("share", client.json("POST", "/v1/shares", &share));
         let rules = json!({"rules": [{"name": "r", "prefix": path, "expire": {"after": "30d"}}]});
         told("rule", client.json("PUT", "/v1/spaces/home/lifecycle", &rules));
-        told(
-            "user",
-            client.json("POST", "/v1/users", &json!({"name": path, "password": "long enough"})),
-        );
+        let user = json!({"name": path, "password": "long enough"});
+        told("user", client.json("POST", "/v1/users", &user));
         told("space", client.make_space(path, "project", &json!({})));
         told("group", client.json("POST", "/v1/groups", &json!({"name": path})));
         let said = tus::metadata(&[("relativePath", path), ("filename", "f")]);
         told("tus", tus::begin(&client, "", &[("Upload-Length", "1"), ("Upload-Metadata", &said)]));
     }
+    assert_eq!(client.list_all("").len(), 1);
+    assert!(server.is_alive() && server.pid() == pid, "the same process goes on");
+    oracle::clean(&client);
+}
+
+#[test]
+fn no_depth_of_json_ends_the_process() {
+    let mut server = Server::start();
+    let pid = server.pid();
+    let client = server.client();
     let nested = ["[", "{\"a\":", "{\"rules\":[{\"expire\":", "{\"target\":{\"id\":[", "[[{\"a\":"];
     let calls = [
         ("POST", "/v1/spaces"),
@@ -586,7 +581,7 @@ fn nothing_long_or_deep_ends_the_process() {
             }
         }
     }
-    assert_eq!(client.list_all("").len(), 1);
+    assert!(client.list_all("").is_empty());
     assert!(server.is_alive() && server.pid() == pid, "the same process goes on");
     assert!(server.memory().0 < 256 << 20, "{:?}", server.memory());
     oracle::clean(&client);
@@ -649,7 +644,13 @@ fn content_is_never_a_page_of_ours() {
         let kind = answer.header("content-type").unwrap_or_default();
         assert!(!kind.contains("html"), "{target}: {answer}");
     }
-    // A line break in what is stored is none in an answer.
+    oracle::clean(&client);
+}
+
+#[test]
+fn a_line_break_in_what_is_stored_is_none_in_an_answer() {
+    let server = Server::start();
+    let client = server.client();
     for kind in ["text/plain\r\nX-Evil: 1", "text/plain\nX-Evil: 1", "text/plain\u{0}", "a\u{7f}/b"]
     {
         let mut conn = Conn::open(client.addr()).unwrap();
@@ -680,12 +681,8 @@ fn content_is_never_a_page_of_ours() {
             format!("/v1/links/{name}"),
             format!("/v1/files?path={name}"),
         ] {
-            let answer = client.send(
-                if target.contains('?') { "POST" } else { "PUT" },
-                &target,
-                &[],
-                Some(b""),
-            );
+            let method = if target.contains('?') { "POST" } else { "PUT" };
+            let answer = client.send(method, &target, &[], Some(b""));
             assert!(answer.header("x-evil").is_none(), "{target}: {answer}");
         }
     }

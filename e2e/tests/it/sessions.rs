@@ -72,6 +72,31 @@ fn r01_a_second_piece_at_one_offset_cuts_the_first_off() {
 }
 
 #[test]
+fn r01_whoever_was_cut_off_cuts_nobody_off() {
+    let server = Server::start();
+    let client = server.client();
+    for round in 0..rounds(3) as u32 {
+        let (stamp, path) = (Stamp::new(1, round), format!("f{round}"));
+        let body = stamp.body(1 << 20);
+        let upload = Upload::new(&client, &path, body.len() as u64);
+        let at = 100_000 * round as usize;
+        if at > 0 {
+            upload.patch(0, &body[..at]).expect(204);
+        }
+        let rest = (body.len() - at) as u64;
+        // Nothing has come of the first: the second is at the right offset, and takes its time.
+        let mut first = upload.patch_part(at as u64, rest, b"");
+        let mut second = upload.another().patch_part(at as u64, rest, &body[at..500_000]);
+        first.socket().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(first.response("PATCH").status, 409);
+        second.send(&body[500_000..]).ok();
+        second.response("PATCH").expect(204);
+        assert_eq!(stamp::identify(&client.get(&path).expect(200).body), Ok(stamp));
+    }
+    oracle::all_is_well(&server, &client);
+}
+
+#[test]
 fn r02_an_offset_that_was_told_is_taken_and_no_late_byte_moves_it() {
     let server = Server::start();
     let client = server.client();

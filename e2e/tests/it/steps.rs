@@ -47,8 +47,8 @@ const OPERATIONS: [&str; 25] = [
     "reference",
 ];
 
-/// Steps that these operations do not come to, and the test that comes to them.
-const ELSEWHERE: [&str; 2] = ["session.part-durable", "session.part-claimed"]; // `sessionsteps`
+/// Steps of numbered and joined parts: `sessionsteps` comes to them, and demands that it does.
+const ELSEWHERE: [&str; 2] = ["session.part-durable", "session.part-claimed"];
 
 /// Length of the large bodies.
 const LARGE: usize = 300_000;
@@ -265,8 +265,7 @@ fn a_crash_at_any_step_leaves_an_operation_wholly_done_or_undone() {
     }
     let _alone = tool::heavy();
     let counts = knob("LARDER_E2E_STEPS", 1);
-    // Those of upload sessions have a test of their own.
-    let steps: Vec<_> = STEPS.iter().filter(|step| !step.starts_with("session.")).collect();
+    let steps: Vec<_> = STEPS.iter().filter(|step| !ELSEWHERE.contains(step)).collect();
     let mut died: BTreeMap<&str, u64> = steps.iter().map(|step| (**step, 0)).collect();
     let mut subject = Subject::new(0);
     for step in steps {
@@ -285,8 +284,10 @@ fn a_crash_at_any_step_leaves_an_operation_wholly_done_or_undone() {
         subject.clear();
     }
     tool::say(format_args!("crashes at each step: {died:?}"));
-    let mut never: Vec<&str> =
-        died.iter().filter(|(_, n)| **n == 0).map(|(step, _)| *step).collect();
-    never.retain(|step| !ELSEWHERE.contains(step));
-    assert!(never.len() <= 2, "these were never reached: {never:?}");
+    let never: Vec<&str> = died.iter().filter(|(_, n)| **n == 0).map(|(step, _)| *step).collect();
+    // Whether a segment of the log is used again depends on how much was written.
+    assert!(
+        never.iter().all(|step| *step == "log.recycled"),
+        "these were never reached: {never:?}"
+    );
 }

@@ -84,7 +84,7 @@ pub(crate) struct Finished {
     /// To be kept until the commit is decided.
     pub(crate) staged: Option<Staged>,
     /// The right to the memory of an inline body, which its commit needs.
-    pub(crate) memory: Option<Share>,
+    pub(crate) _memory: Option<Share>,
 }
 
 impl BlobWriter {
@@ -181,7 +181,7 @@ impl BlobWriter {
                     sha256: Some(Sha256::of(&body)),
                     content: Content::Inline(body.into()),
                     staged: None,
-                    memory,
+                    _memory: memory,
                 })
             }
             Sink::Digest(stream) => {
@@ -192,7 +192,7 @@ impl BlobWriter {
                     sha256: Some(stream.finish()),
                     content: Content::Inline(Bytes::new()),
                     staged: None,
-                    memory: None,
+                    _memory: None,
                 })
             }
             Sink::Chunks(sink) => {
@@ -203,7 +203,7 @@ impl BlobWriter {
                     sha256: Some(sha256),
                     content: Content::Chunks(chunks),
                     staged: Some(staged),
-                    memory: None,
+                    _memory: None,
                 })
             }
         }

@@ -14,16 +14,15 @@
 use bytes::Bytes;
 use larder_base::id::{NodeId, SpaceId};
 
-use crate::{
-    error::Result,
-    schema::{self, Dirent, DirentBody, JobWork, QUOTA_RESERVED, Trashed, TrashedBody},
-};
-
 pub(crate) use self::load::Going;
 pub use self::{
     format::{Counts, DumpedSpace, Header, MAGIC, Verifier},
     load::{Load, LoadReport},
     write::Dump,
+};
+use crate::{
+    error::Result,
+    schema::{self, Dirent, DirentBody, JobWork, QUOTA_RESERVED, Trashed, TrashedBody},
 };
 
 mod chunks;

@@ -221,7 +221,10 @@ impl Larder {
                 verified.0.clear();
             }
         }
-        verified.0.insert(subject.into(), Remembered { version, digest, until: now + REMEMBER, user: None });
+        verified.0.insert(
+            subject.into(),
+            Remembered { version, digest, until: now + REMEMBER, user: None },
+        );
     }
 
     pub(crate) fn salted(&self, subject: &str, password: &str) -> Sha256 {

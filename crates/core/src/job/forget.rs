@@ -9,7 +9,7 @@
 
 use larder_base::id::{GroupId, UserId};
 
-use crate::{Larder, access::Principal, error::Result, board::Running, schema::JobEnd};
+use crate::{Larder, access::Principal, board::Running, error::Result, schema::JobEnd};
 
 impl Larder {
     /// Removes all that there is of a user who was deleted, but the home, which has a job of its

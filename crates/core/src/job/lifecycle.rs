@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Larder,
+    board::{self, Running},
     caller::Caller,
     entry::Target,
     error::Result,
-    board::{self, Running},
     lifecycle::{Expire, LifecycleRule, Noncurrent, lifecycle_of},
     revision::{self, file_state},
     room::Room,
@@ -399,10 +399,7 @@ async fn rules_of(
 }
 
 /// The same for a change: both must be the same at the commit.
-async fn enter_rules(
-    txn: &mut Txn,
-    id: SpaceId,
-) -> Result<Option<(Room, Vec<LifecycleRule>)>> {
+async fn enter_rules(txn: &mut Txn, id: SpaceId) -> Result<Option<(Room, Vec<LifecycleRule>)>> {
     for key in [schema::space_key(id), schema::lifecycle_key(id)] {
         match txn.snapshot.get(&key).await? {
             Some(record) => txn.hold(key, record.version),
@@ -459,7 +456,7 @@ mod tests {
         let current = state(4, 30_000, 3);
         let gone = |older_than, keep_newest, now: i64| {
             let limit = Noncurrent { older_than: Duration::from_secs(older_than), keep_newest };
-            let now = Timestamp::from_millis(1000 * i64::from(now));
+            let now = Timestamp::from_millis(1000 * now);
             let gone = removable(&older, &current, &[limit], now);
             gone.into_iter().map(|state| state.revision).collect::<Vec<_>>()
         };

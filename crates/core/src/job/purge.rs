@@ -18,8 +18,8 @@ use larder_meta::FieldOp;
 use crate::{
     Larder,
     blob::References,
-    error::{Error, Result},
     board::Running,
+    error::{Error, Result},
     quota::{self, delta},
     revision,
     schema::{

@@ -19,8 +19,8 @@ use larder_base::{
 
 use crate::{
     Larder,
-    error::{Error, Result},
     board::Running,
+    error::{Error, Result},
     quota, revision,
     room::Room,
     schema::{

@@ -61,10 +61,9 @@ pub(crate) use feed::{
     ChangeRecord, FeedBase, change_key, changes_prefix, feed_base_key, is_changes_prefix,
 };
 pub(crate) use identity::{
-    Credential, Group, MasterRecord, Member, Secrets, StoredSecret, access_key_key,
-    additions_key, decode_credential, encode_credential, group_key, group_name_key, groups_prefix,
-    master_key, member_key, members_prefix, secrets_key, used_key, user_group_key,
-    user_groups_prefix,
+    Credential, Group, MasterRecord, Member, Secrets, StoredSecret, access_key_key, additions_key,
+    decode_credential, encode_credential, group_key, group_name_key, groups_prefix, master_key,
+    member_key, members_prefix, secrets_key, used_key, user_group_key, user_groups_prefix,
 };
 pub(crate) use load::{
     LoadOf, LoadState, WHOLE_LOAD, load_key, load_of_space, loads_prefix, put_off_key,
@@ -76,16 +75,16 @@ pub(crate) use policy::{
     job_note_key, lifecycle_key, lifecycles_prefix, remembered_count_key, remembered_key,
     remembered_prefix, time_of, walked_key,
 };
-pub(crate) use session::{Owner, Part, Session, SessionKind, SessionResult, SessionTarget};
 pub(crate) use record::{
     ApiKey, Authority, Blob, BlobState, ChunkRef, Content, DirState, Dirent, DirentBody, FileState,
-    Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, RefState, Space, SpaceState, Trashed,
-    TrashedBody, User, etag_head,
+    Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, RefState, Space, SpaceState,
+    Trashed, TrashedBody, User, etag_head,
 };
+pub(crate) use session::{Owner, Part, Session, SessionKind, SessionResult, SessionTarget};
 pub(crate) use share::{
-    Grant, Link, Shared, grant_key, grant_place, grant_principal, grants_prefix, link_downloads_key, link_key,
-    link_token_key, principal_grants_prefix, shared_at_key, shared_at_prefix, shared_by_key,
-    shared_by_prefix, shared_in_prefix, shared_key,
+    Grant, Link, Shared, grant_key, grant_place, grant_principal, grants_prefix,
+    link_downloads_key, link_key, link_token_key, principal_grants_prefix, shared_at_key,
+    shared_at_prefix, shared_by_key, shared_by_prefix, shared_in_prefix, shared_key,
 };
 
 /// Format of every value below; a newer one is refused.

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use larder_base::{
     Timestamp,
     digest::Sha256,
-    id::{BlobId, ChunkId, GroupId, Incarnation, InstanceId, NodeId, ServerId, SpaceId, TrashId, UserId},
+    id::{
+        BlobId, ChunkId, GroupId, Incarnation, InstanceId, NodeId, ServerId, SpaceId, TrashId,
+        UserId,
+    },
     name::EntryName,
 };
 use serde::{Deserialize, Serialize};

@@ -307,7 +307,7 @@ impl Larder {
                 sha256,
                 content,
                 staged: None,
-                memory: None,
+                _memory: None,
             },
             reservation: None,
             carrier: Some(Box::new(end)),

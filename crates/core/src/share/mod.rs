@@ -173,6 +173,19 @@ enum Found {
     Link(Link, Version),
 }
 
+/// Demands that a node is still in its place at the commit: else its purge, which removes what
+/// is shared of it, could have been through already.
+async fn hold_place(txn: &mut Txn, space: SpaceId, node: NodeId) -> Result<()> {
+    // A directory's record of its place is its authority, a file's its location.
+    for key in [schema::authority_key(space, node), schema::location_key(node)] {
+        if let Some(record) = txn.snapshot.get(&key).await? {
+            txn.hold(key, record.version);
+            return Ok(());
+        }
+    }
+    Err(Error::not_found("file or directory"))
+}
+
 impl Larder {
     /// Shares a node.
     ///
@@ -193,6 +206,7 @@ impl Larder {
             let room = room.map_err(|error| lookup::hide_space(&new.target, error))?;
             let (chain, node) = self.shared_node(&*txn.snapshot, &room, &new.target).await?;
             chain.hold(&mut txn).await?;
+            hold_place(&mut txn, room.id, node).await?;
             let (space, by) = (room.id, caller.user);
             let prefix = schema::shared_at_prefix(space, node);
             let limit = SHARES_OF_NODE_MAX + 1;
@@ -311,7 +325,7 @@ impl Larder {
         let shared = shared.ok_or_else(missing)?.value;
         let mine = self.is_mine(&*snapshot, caller, &shared).await?;
         let managed = self.manages(&*snapshot, caller, &shared).await?;
-        if !managed && !(mine && caller.link.is_none()) {
+        if !managed && (!mine || caller.link.is_some()) {
             return Err(missing());
         }
         self.describe(&*snapshot, caller, id, shared).await?.ok_or_else(missing)
@@ -439,9 +453,13 @@ impl Larder {
         let mut ids = self.listed(&*snapshot, caller, filter).await?;
         ids.sort_unstable();
         ids.dedup();
-        let after: Option<ShareId> = options.cursor.as_ref().map(|text| text.parse()).transpose().map_err(
-            |_| Error::invalid("the cursor is not one that a page gave"),
-        )?;
+        let after: Option<ShareId> =
+            options
+                .cursor
+                .as_ref()
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(|_| Error::invalid("the cursor is not one that a page gave"))?;
         let mut entries = Vec::new();
         let mut cursor = None;
         for id in ids.into_iter().filter(|id| after.is_none_or(|after| *id > after)) {
@@ -591,7 +609,10 @@ impl Larder {
                 let whole = lookup::resolve_dir(&*txn.snapshot, &room, &[]).await;
                 match whole {
                     Ok(chain) => chain,
-                    Err(_) if shared.by == caller.user || self.is_mine(&*txn.snapshot, caller, &shared).await? => {
+                    Err(_)
+                        if shared.by == caller.user
+                            || self.is_mine(&*txn.snapshot, caller, &shared).await? =>
+                    {
                         let detail = "only those who may share this can change it";
                         return Err(Error::new(ErrorKind::Denied, detail));
                     }

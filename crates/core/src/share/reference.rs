@@ -91,6 +91,7 @@ impl Larder {
             return Err(Error::new(ErrorKind::WrongType, detail));
         }
         found.parent.hold(txn).await?;
+        super::hold_place(txn, room.id, found.dirent.value.node).await?;
         Ok((room.id, found.dirent.value.node))
     }
 }

@@ -25,9 +25,9 @@ use larder_meta::{
 
 use crate::{
     Caller, CheckReport, Conditions, Config, Entry, FirstUser, Larder, LimitsChange, ListOptions,
-    MasterKey, NewSpace, NewUser, PolicyChange, RestoreOptions, Result, RevisionInfo, SpaceChange, SpaceKind,
-    SpaceLimits, SpaceRef, Stores, Target, TrashItem, Upload, UploadOptions, Usage, Written,
-    schema, txn,
+    MasterKey, NewSpace, NewUser, PolicyChange, RestoreOptions, Result, RevisionInfo, SpaceChange,
+    SpaceKind, SpaceLimits, SpaceRef, Stores, Target, TrashItem, Upload, UploadOptions, Usage,
+    Written, schema, txn,
 };
 
 /// Password of every user that a fixture makes.

@@ -219,7 +219,12 @@ pub(crate) fn exists(node: NodeId) -> Error {
 }
 
 /// `name`, or the first of `name (2)`, `name (3)`, ... that is free.
-pub(crate) async fn free_name(txn: &Txn, chain: &Chain, name: &EntryName, rename: bool) -> Result<EntryName> {
+pub(crate) async fn free_name(
+    txn: &Txn,
+    chain: &Chain,
+    name: &EntryName,
+    rename: bool,
+) -> Result<EntryName> {
     let mut candidate = name.clone();
     for number in 2..=RENAMES_MAX {
         match lookup::child(&*txn.snapshot, chain, &candidate).await? {

@@ -344,12 +344,7 @@ pub(crate) fn found_in(chain: &Chain, name: EntryName, dirent: Stored<Dirent>) -
 }
 
 /// What was found, if the caller may do with it what the operation is.
-fn found(
-    room: &Room,
-    mut parent: Chain,
-    name: EntryName,
-    dirent: Stored<Dirent>,
-) -> Result<Found> {
+fn found(room: &Room, mut parent: Chain, name: EntryName, dirent: Stored<Dirent>) -> Result<Found> {
     let above = parent.cover.clone();
     parent.cover = room.cover(parent.cover, dirent.value.node);
     parent.require()?;
@@ -358,11 +353,7 @@ fn found(
 
 /// The chain of a directory by its id; `NotFound` unless it is attached. The caller asks it for
 /// the right that is needed.
-pub(crate) async fn chain_of(
-    snapshot: &dyn Snapshot,
-    room: &Room,
-    dir: NodeId,
-) -> Result<Chain> {
+pub(crate) async fn chain_of(snapshot: &dyn Snapshot, room: &Room, dir: NodeId) -> Result<Chain> {
     let mut links = Vec::new();
     let mut path = Vec::new();
     let mut node = dir;

@@ -1,5 +1,7 @@
 //! Requests with a name: done once, told again.
 
+#![allow(clippy::large_futures, reason = "tests hold whole operations; doors box theirs")]
+
 use larder_base::{Env, ErrorKind, Outcome, digest::Sha256};
 use larder_core::{
     Conditions, Entry, Error, ListOptions, NewSpace, PolicyChange, RestoreOptions, SpaceKind,
@@ -23,7 +25,7 @@ async fn named<T>(
 ) -> Result<T, Error> {
     let operation = fixture.larder.operation(&fixture.root, key, head(request)).await?;
     assert!(!operation.differs(), "it is the same request");
-    operation.run(work).await
+    Box::pin(operation.run(work)).await
 }
 
 /// All that can be told of two answers.

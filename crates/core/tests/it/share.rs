@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use larder_base::{ErrorKind, id::ShareId};
 use larder_core::{
-    Caller, Conditions, EntryKind, LinkTerms, ListOptions, NewShare, Result, Role,
-    ShareChange, ShareFilter, ShareWith, SharedWith, SpaceLimits, SpaceRef, Target, UploadOptions,
+    Caller, Conditions, EntryKind, LinkTerms, ListOptions, NewShare, Result, Role, ShareChange,
+    ShareFilter, ShareWith, SharedWith, SpaceLimits, SpaceRef, Target, UploadOptions,
     testing::{
         Fixture,
         fixture::{path, read_all},
@@ -97,7 +97,8 @@ impl Verb {
     /// Does it as `by` in the directory `dir` of the space.
     async fn run(self, fixture: &Fixture, by: &Caller, space: &SpaceRef, dir: &str) -> Result<()> {
         let larder = &fixture.larder;
-        let at = |name: &str| path(&if dir.is_empty() { name.into() } else { format!("{dir}/{name}") });
+        let at =
+            |name: &str| path(&if dir.is_empty() { name.into() } else { format!("{dir}/{name}") });
         let target = |name: &str| Target::Path(space.clone(), at(name));
         let all = ListOptions::default();
         match self {
@@ -127,9 +128,7 @@ impl Verb {
             Self::Rename => {
                 larder.move_entry(by, space, &at("f"), &at("sub/f"), false).await.map(drop)
             }
-            Self::Delete => {
-                larder.delete(by, &target("f"), &Conditions::default()).await.map(drop)
-            }
+            Self::Delete => larder.delete(by, &target("f"), &Conditions::default()).await.map(drop),
             Self::RestoreRevision => {
                 larder.restore_revision(by, space, &at("f"), 1).await.map(drop)
             }
@@ -156,9 +155,8 @@ async fn every_verb_is_allowed_to_the_roles_that_it_takes_and_to_no_other() {
     let fixture = Fixture::new().await;
     let space = fixture.space("matrix", SpaceLimits::default()).await;
     let ways = ["user", "group"];
-    for (i, role) in [None, Some(Role::Viewer), Some(Role::Editor), Some(Role::Manager)]
-        .into_iter()
-        .enumerate()
+    for (i, role) in
+        [None, Some(Role::Viewer), Some(Role::Editor), Some(Role::Manager)].into_iter().enumerate()
     {
         for way in ways {
             let name = format!("{way}{i}");
@@ -215,7 +213,11 @@ async fn what_cannot_be_seen_answers_like_what_is_not_there() {
             let upload = put(&fixture, &by, &space, &at, "x").await.unwrap_err();
             let mkdir = fixture.larder.create_dir(&by, &space, &path(&at), false).await;
             for error in [stat, upload, mkdir.unwrap_err()] {
-                assert_eq!((error.kind(), error.detail()), (ErrorKind::NotFound, "no such file or directory"), "{at}");
+                assert_eq!(
+                    (error.kind(), error.detail()),
+                    (ErrorKind::NotFound, "no such file or directory"),
+                    "{at}"
+                );
             }
         }
     }
@@ -292,7 +294,8 @@ async fn a_reference_leads_to_its_target_with_the_rights_that_there_are_there() 
     let space = fixture.space("target", SpaceLimits::default()).await;
     plant(&fixture, &space, "team/docs").await;
     let by = fixture.user("ann").await;
-    let share = grant(&fixture, &space, "team/docs", ShareWith::User("ann".into()), Role::Editor).await;
+    let share =
+        grant(&fixture, &space, "team/docs", ShareWith::User("ann".into()), Role::Editor).await;
     let shared = larder.shares(&by, &ShareFilter::WithMe, &ListOptions::default()).await.unwrap();
     let node = shared.entries.first().expect("one share").node;
     let home = SpaceRef::Home;
@@ -373,12 +376,18 @@ async fn i_link_2_a_link_opens_its_node_and_nothing_beside_it() {
     let closed = larder.stat(root, &Target::Path(space.clone(), path("closed/f"))).await.unwrap();
     let stolen = larder.download(&by, &Target::Node(closed.id), None).await.unwrap_err();
     assert_eq!(stolen.kind(), ErrorKind::NotFound);
-    assert_eq!(larder.trash(&by, &space, &ListOptions::default()).await.unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(
+        larder.trash(&by, &space, &ListOptions::default()).await.unwrap_err().kind(),
+        ErrorKind::Denied
+    );
     assert!(larder.spaces(&by, &ListOptions::default()).await.unwrap().entries.is_empty());
     assert!(larder.shares(&by, &ShareFilter::ByMe, &ListOptions::default()).await.is_err());
     // Revoked: what was let in before does nothing any more.
     larder.delete_share(root, id).await.unwrap();
-    assert_eq!(larder.open_link(&link.token, None, HERE).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        larder.open_link(&link.token, None, HERE).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     fixture.assert_clean().await;
 }
 
@@ -388,7 +397,8 @@ async fn an_upload_link_adds_and_shows_nothing() {
     let (root, larder) = (&fixture.root, &fixture.larder);
     let space = fixture.space("inbox", SpaceLimits::default()).await;
     plant(&fixture, &space, "in").await;
-    let id = grant(&fixture, &space, "in", ShareWith::Link(LinkTerms::default()), Role::Uploader).await;
+    let id =
+        grant(&fixture, &space, "in", ShareWith::Link(LinkTerms::default()), Role::Uploader).await;
     let SharedWith::Link(link) = larder.share(root, id).await.unwrap().with else { panic!() };
     let by = larder.open_link(&link.token, None, HERE).await.unwrap();
     let inside = SpaceRef::Link;
@@ -408,7 +418,11 @@ async fn i_link_3_of_a_limited_number_of_downloads_no_more_are_begun() {
     let (root, larder) = (&fixture.root, &fixture.larder);
     let space = fixture.space("few", SpaceLimits::default()).await;
     put(&fixture, root, &space, "f", "x").await.unwrap();
-    let terms = LinkTerms { downloads_max: Some(5), password: Some("correct horse".into()), ..Default::default() };
+    let terms = LinkTerms {
+        downloads_max: Some(5),
+        password: Some("correct horse".into()),
+        ..Default::default()
+    };
     let id = grant(&fixture, &space, "f", ShareWith::Link(terms), Role::Viewer).await;
     let SharedWith::Link(link) = larder.share(root, id).await.unwrap().with else { panic!() };
     for password in [None, Some("wrong horse")] {

@@ -195,30 +195,7 @@ pub(crate) enum ShareVerb {
         by_me: bool,
     },
     /// Share a file or directory
-    Create {
-        /// What to share, as SPACE:/path; `SPACE:/` is all of the space
-        path: String,
-        #[command(flatten)]
-        with: ShareWithArgs,
-        /// What they may do
-        #[arg(long, value_enum, default_value = "viewer")]
-        role: ShareRole,
-        /// How long, such as 30d; for ever without this
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
-        expires: Option<std::time::Duration>,
-        /// Of a link: what to call it
-        #[arg(long, requires = "link")]
-        name: Option<String>,
-        /// Of a link: how many downloads it allows
-        #[arg(long, value_name = "COUNT", requires = "link")]
-        downloads: Option<u64>,
-        /// Of a link: ask for the password that it shall want
-        #[arg(long, requires = "link")]
-        password: bool,
-        /// Of a link: file with that password; `-` is standard input
-        #[arg(long, value_name = "FILE", requires = "link")]
-        password_file: Option<PathBuf>,
-    },
+    Create(Box<ShareCreateArgs>),
     /// Show a share
     Show {
         /// Id of the share
@@ -281,4 +258,31 @@ pub(crate) enum ShareRole {
     Editor,
     /// Sharing too
     Manager,
+}
+
+/// `larder share create`.
+#[derive(Debug, Args)]
+pub(crate) struct ShareCreateArgs {
+    /// What to share, as SPACE:/path; `SPACE:/` is all of the space
+    pub(crate) path: String,
+    #[command(flatten)]
+    pub(crate) with: ShareWithArgs,
+    /// What they may do
+    #[arg(long, value_enum, default_value = "viewer")]
+    pub(crate) role: ShareRole,
+    /// How long, such as 30d; for ever without this
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) expires: Option<std::time::Duration>,
+    /// Of a link: what to call it
+    #[arg(long, requires = "link")]
+    pub(crate) name: Option<String>,
+    /// Of a link: how many downloads it allows
+    #[arg(long, value_name = "COUNT", requires = "link")]
+    pub(crate) downloads: Option<u64>,
+    /// Of a link: ask for the password that it shall want
+    #[arg(long, requires = "link")]
+    pub(crate) password: bool,
+    /// Of a link: file with that password; `-` is standard input
+    #[arg(long, value_name = "FILE", requires = "link")]
+    pub(crate) password_file: Option<PathBuf>,
 }

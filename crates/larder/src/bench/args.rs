@@ -271,9 +271,10 @@ impl BenchArgs {
             ensure!(self.grow.is_sorted(), "--grow numbers go up");
             ensure!(self.sizes.len() == 1, "--grow takes one --size");
             ensure!(
-                !self.workloads.iter().any(|w| {
-                    matches!(w, Workload::Delete | Workload::Mixed | Workload::Tus)
-                }),
+                !self
+                    .workloads
+                    .iter()
+                    .any(|w| { matches!(w, Workload::Delete | Workload::Mixed | Workload::Tus) }),
                 "--grow measures put, get, head and list"
             );
         }

@@ -246,9 +246,8 @@ impl Target {
     pub(super) fn write_begin(&self, path: &str, length: u64, out: &mut Vec<u8>) {
         if let Kind::Larder { space } = &self.kind {
             let url = format!("/v1/uploads?space={space}&path={path}");
-            let extra = format!(
-                "Tus-Resumable: 1.0.0\r\nUpload-Length: {length}\r\nContent-Length: 0\r\n"
-            );
+            let extra =
+                format!("Tus-Resumable: 1.0.0\r\nUpload-Length: {length}\r\nContent-Length: 0\r\n");
             self.write_raw("POST", &url, &extra, out);
         }
     }

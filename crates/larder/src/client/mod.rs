@@ -14,9 +14,9 @@ pub(crate) mod error;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub(crate) mod target;
-pub(crate) mod tls;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 pub(crate) mod uploads;
 
 use std::time::Duration;

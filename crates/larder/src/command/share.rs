@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Context, list_all, path::Remote, prompt, users::show};
 use crate::{
-    args::{ShareRole, ShareVerb, ShareWithArgs},
+    args::{ShareCreateArgs, ShareRole, ShareVerb, ShareWithArgs},
     client::{
         Call,
         api::{in_space, segment},
@@ -40,42 +40,7 @@ pub(crate) async fn run(context: &Context, verb: &ShareVerb) -> Result<()> {
             };
             list_all(context, &url, &columns).await
         }
-        ShareVerb::Create { path, with, role, expires, name, downloads, password, password_file } => {
-            let remote = Remote::parse(path)?;
-            let now = context.client.env().now();
-            let mut body = json!({
-                "space": remote.space,
-                "path": remote.path,
-                "role": role.word(),
-                "expires": expires.map(|after| now.after(after).to_string()),
-            });
-            let ShareWithArgs { user, group, link } = with;
-            let more = match (user, group, link) {
-                (Some(user), None, false) => json!({ "kind": "user", "with": user }),
-                (None, Some(group), false) => json!({ "kind": "group", "with": group }),
-                _ => {
-                    let secret = match password_file {
-                        Some(file) if file.as_os_str() == "-" => Some(prompt::from_stdin()?),
-                        Some(file) => Some(
-                            Secret::from_file(file)
-                                .map_err(|error| ClientError::local(file, error))?,
-                        ),
-                        None if *password => prompt::ask("Password of the link: ")?,
-                        None => None,
-                    };
-                    json!({
-                        "kind": "link",
-                        "name": name,
-                        "downloads_max": downloads,
-                        "password": secret.as_ref().map(Secret::reveal),
-                    })
-                }
-            };
-            if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
-                body.extend(more);
-            }
-            show(context, path, &Call::new(Method::POST, "/v1/shares".to_owned()).json(&body)).await
-        }
+        ShareVerb::Create(share) => create(context, share).await,
         ShareVerb::Show { id } => show(context, id, &Call::new(Method::GET, share(id))).await,
         ShareVerb::Set { id, role, expires, name, downloads } => {
             let now = context.client.env().now();
@@ -105,6 +70,45 @@ pub(crate) async fn run(context: &Context, verb: &ShareVerb) -> Result<()> {
             show(context, path, &call).await
         }
     }
+}
+
+/// Makes a share.
+async fn create(context: &Context, share: &ShareCreateArgs) -> Result<()> {
+    let ShareCreateArgs { path, with, role, expires, name, downloads, password, password_file } =
+        share;
+    let remote = Remote::parse(path)?;
+    let now = context.client.env().now();
+    let mut body = json!({
+        "space": remote.space,
+        "path": remote.path,
+        "role": role.word(),
+        "expires": expires.map(|after| now.after(after).to_string()),
+    });
+    let ShareWithArgs { user, group, link } = with;
+    let more = match (user, group, link) {
+        (Some(user), None, false) => json!({ "kind": "user", "with": user }),
+        (None, Some(group), false) => json!({ "kind": "group", "with": group }),
+        _ => {
+            let secret = match password_file {
+                Some(file) if file.as_os_str() == "-" => Some(prompt::from_stdin()?),
+                Some(file) => {
+                    Some(Secret::from_file(file).map_err(|error| ClientError::local(file, error))?)
+                }
+                None if *password => prompt::ask("Password of the link: ")?,
+                None => None,
+            };
+            json!({
+                "kind": "link",
+                "name": name,
+                "downloads_max": downloads,
+                "password": secret.as_ref().map(Secret::reveal),
+            })
+        }
+    };
+    if let (Value::Object(body), Value::Object(more)) = (&mut body, more) {
+        body.extend(more);
+    }
+    show(context, path, &Call::new(Method::POST, "/v1/shares".to_owned()).json(&body)).await
 }
 
 impl ShareRole {

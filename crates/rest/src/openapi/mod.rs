@@ -76,19 +76,19 @@ fn describe(operation: &Operation) -> Value {
     });
     // Other refusals than those of a call's own: docs/errors.md has all of them.
     responses.insert("default".to_owned(), problem);
-    let mut described = json!({
-        "summary": operation.summary,
-        "operationId": operation.id(),
-        "parameters": parameters,
-        "responses": responses,
-    });
+    let mut described = Map::new();
+    let mut say = |name: &str, value: Value| drop(described.insert(name.to_owned(), value));
+    say("summary", operation.summary.into());
+    say("operationId", operation.id().into());
+    say("parameters", parameters.into());
+    say("responses", responses.into());
     if let Some(body) = request(operation.body) {
-        described["requestBody"] = body;
+        say("requestBody", body);
     }
     if operation.open {
-        described["security"] = json!([]);
+        say("security", json!([]));
     }
-    described
+    described.into()
 }
 
 fn request(body: Body) -> Option<Value> {
@@ -154,9 +154,7 @@ mod tests {
                 routed.insert((class, method.to_owned()));
             }
         }
-        described.retain(|(class, method)| {
-            method != "HEAD" || !TABLE[*class].1.contains("GET")
-        });
+        described.retain(|(class, method)| method != "HEAD" || !TABLE[*class].1.contains("GET"));
         let name = |set: &BTreeSet<(usize, String)>| -> Vec<String> {
             set.iter().map(|(class, method)| format!("{method} {}", TABLE[*class].0)).collect()
         };

@@ -76,14 +76,8 @@ const PUT_ENTRY: &[(u16, Out)] = &[(200, Out::Json("Entry")), (201, Out::Json("E
 const CONTENT: &[(u16, Out)] =
     &[(200, Out::Bytes("*/*")), (206, Out::Bytes("*/*")), (304, Out::Nothing)];
 const WHEN: &[&str] = &["If-Match", "If-None-Match", "If-Unmodified-Since"];
-const READ: &[&str] = &[
-    "Range",
-    "If-Range",
-    "If-Match",
-    "If-None-Match",
-    "If-Modified-Since",
-    "If-Unmodified-Since",
-];
+const READ: &[&str] =
+    &["Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"];
 const WRITE: &[&str] = &[
     "If-Match",
     "If-None-Match",
@@ -189,14 +183,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     call("DELETE", "/v1/spaces/{space}/files/{path}", "To the trash", NO_QUERY, Nothing, DONE)
         .with_headers(WHEN),
     call("GET", "/v1/spaces/{space}/stat/{path}", "The entry", NO_QUERY, Nothing, ENTRY),
-    call(
-        "PUT",
-        "/v1/spaces/{space}/dirs/{path}",
-        "Make a directory",
-        PARENTS,
-        Nothing,
-        PUT_ENTRY,
-    ),
+    call("PUT", "/v1/spaces/{space}/dirs/{path}", "Make a directory", PARENTS, Nothing, PUT_ENTRY),
     call(
         "GET",
         "/v1/spaces/{space}/list/{path}",
@@ -310,14 +297,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         .without_credentials(),
     call("OPTIONS", "/v1/uploads/{id}", "What tus can do here", NO_QUERY, Nothing, DONE)
         .without_credentials(),
-    call(
-        "GET",
-        "/v1/uploads/{id}",
-        "An upload",
-        NO_QUERY,
-        Nothing,
-        &[(200, Out::Json("Upload"))],
-    ),
+    call("GET", "/v1/uploads/{id}", "An upload", NO_QUERY, Nothing, &[(200, Out::Json("Upload"))]),
     call("HEAD", "/v1/uploads/{id}", "How far it is", NO_QUERY, Nothing, &[(200, Out::Nothing)])
         .with_headers(TUS),
     call("PATCH", "/v1/uploads/{id}", "The next bytes", NO_QUERY, Bytes(OFFSET), DONE)
@@ -413,14 +393,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, Out::Json("Members"))],
     ),
     call("PUT", "/v1/groups/{group}/members/{user}", "Add a member", NO_QUERY, Nothing, DONE),
-    call(
-        "DELETE",
-        "/v1/groups/{group}/members/{user}",
-        "Remove a member",
-        NO_QUERY,
-        Nothing,
-        DONE,
-    ),
+    call("DELETE", "/v1/groups/{group}/members/{user}", "Remove a member", NO_QUERY, Nothing, DONE),
     call(
         "GET",
         "/v1/shares",

@@ -404,7 +404,10 @@ const REQUESTS: &[(&str, &[Field])] = &[
         ],
     ),
     ("NewLifecycle", &[("rules", "NewRule[]", true)]),
-    ("CompleteUpload", &[("parts", "any", false), ("space", "text?", false), ("path", "text?", false)]),
+    (
+        "CompleteUpload",
+        &[("parts", "any", false), ("space", "text?", false), ("path", "text?", false)],
+    ),
     ("NewUser", &[("name", "text", true), ("password", "text", true), ("admin", "bool", false)]),
     (
         "UserChange",

@@ -20,11 +20,7 @@ pub(crate) struct RefTargetBody {
 
 impl From<&RefTarget> for RefTargetBody {
     fn from(target: &RefTarget) -> Self {
-        Self {
-            space: Text(target.space),
-            id: Text(target.node),
-            kind: target.kind.map(kind),
-        }
+        Self { space: Text(target.space), id: Text(target.node), kind: target.kind.map(kind) }
     }
 }
 
@@ -158,7 +154,9 @@ struct LinkBody<'a> {
 impl<'a> From<&'a ShareInfo> for ShareBody<'a> {
     fn from(share: &'a ShareInfo) -> Self {
         let (kind_of_share, with, link) = match &share.with {
-            SharedWith::User(id, name) => ("user", Some(WithBody { id: id.to_string(), name }), None),
+            SharedWith::User(id, name) => {
+                ("user", Some(WithBody { id: id.to_string(), name }), None)
+            }
             SharedWith::Group(id, name) => {
                 ("group", Some(WithBody { id: id.to_string(), name }), None)
             }
