@@ -188,7 +188,7 @@ impl Ledger {
             (!older.is_empty()).then(|| dice.pick(older).revision)
         });
         match dice.below(34) {
-            20.. => return self.choose_beside(path, dice),
+            20.. => self.choose_beside(path, dice),
             8 | 9 if known => Op::Delete(path),
             10 | 11 if known && !self.files.contains_key(&other) => Op::Move(path, other),
             10 | 11 if !known && self.files.contains_key(&other) => Op::Move(other, path),

@@ -7,14 +7,13 @@
 //! by itself, so that no operation can forget it. The record is in the *same* commit as the
 //! effect, so a crash between commit and answer loses nothing: the repetition finds it.
 //!
-//! Promises: I-ONCE-1 of any number of requests with one key of one user one takes effect;
-//! I-ONCE-2 a repetition is told the outcome of the first for as long as the instance remembers
-//! (`idempotency.retention`, 24 h at least by default), also after a crash; I-ONCE-3 another request
-//! under the same key is refused and has no effect; I-ONCE-4 while the first one runs, a
+//! Promises: I-ONCE-1 of any number of requests with one key of one user one takes effect; I-ONCE-2
+//! a repetition is told the outcome of the first for as long as the instance remembers
+//! (`idempotency.retention`, 24 h at least by default), also after a crash; I-ONCE-3 another
+//! request under the same key is refused and has no effect; I-ONCE-4 while the first one runs, a
 //! repetition is refused and changes nothing. A request that was refused is not remembered: it had
-//! no effect, so it may be tried again.
-//! Memory: an id for each such request that runs. Records: `Config::idempotency_keys_max` for each
-//! user at most.
+//! no effect, so it may be tried again. Memory: an id for each such request that runs. Records:
+//! `Config::idempotency_keys_max` for each user at most.
 //!
 //! Operations whose answer holds a secret store no answer; their repetition is told that it was
 //! done. Not here: the header itself and which of the request's headers count (the door).

@@ -95,7 +95,7 @@ metrics! {
     session_merged_bytes "larder_core_session_merged_bytes" "Bytes copied by them.";
     job_failures "larder_core_job_failures" "Runs of background jobs that failed.";
     logins_failed "larder_core_logins_failed" "Requests with wrong credentials.";
-    logins_delayed "larder_core_logins_delayed" "Passwords not looked at after too many wrong ones.";
+    logins_delayed "larder_core_logins_delayed" "Passwords not looked at, after many wrong ones.";
 }
 
 impl Metrics {

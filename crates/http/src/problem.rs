@@ -55,6 +55,8 @@ pub fn response(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    // Details quote what was sent: no browser shall take it for a page.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if status.is_server_error() {
         headers.insert(APPLIED, applied(error.outcome()));
     }

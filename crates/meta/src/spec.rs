@@ -17,7 +17,8 @@ pub const COUNTERS: usize = 4;
 
 /// One atomic change: if every comparison, guard and bound holds, all of it happens.
 ///
-/// No key may stand twice among `put`, `delete` and `merge`, nor be that of an item of `append`. A key that is compared may also be
+/// No key may stand twice among `put`, `delete` and `merge`, nor be that of an item of `append`.
+/// A key that is compared may also be
 /// written.
 #[derive(Clone, Debug, Default)]
 pub struct TxnSpec {

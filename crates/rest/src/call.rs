@@ -89,8 +89,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 /// Checks that every request which changes something must pass.
 ///
 /// # Errors
-/// `Denied` for a request that a browser sends on behalf of another site, because a browser adds the password it
-/// remembers to those too.
+/// `Denied` for a request that a browser sends on behalf of another site, because a browser adds
+/// the password it remembers to those too.
 pub(crate) fn refuse_unsafe(headers: &HeaderMap) -> Result<(), Error> {
     let foreign = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         Some(site) => !matches!(site, b"same-origin" | b"none"),

@@ -378,8 +378,10 @@ pub(crate) async fn patch(mut call: Call<'_>, id: &str) -> Answer {
     if !matches!(kind, Some(ErrorKind::Conflict | ErrorKind::Gone | ErrorKind::Invalid)) {
         return Err(refusal);
     }
-    // Perhaps it is done: whoever lost the answer and says it again is told what it became.
-    let Ok(info) = larder.session(&call.caller, id).await else { return Err(refusal) };
+    // Perhaps it is done: whoever lost the answer and says it again is told what it became. If not,
+    // somebody newer may be at it, and goes on.
+    let completed = larder.completed_session(&call.caller, id).await;
+    let Ok(Some(info)) = completed else { return Err(refusal) };
     let SessionState::Completed(written) = &info.state else { return Err(refusal) };
     if !info.final_of.is_empty() {
         return Err(Error::new(ErrorKind::Denied, "a final upload takes no bytes").into());

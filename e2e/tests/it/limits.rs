@@ -139,7 +139,7 @@ fn rates_count_addresses_and_keys_for_themselves() {
 fn bytes_over_a_rate_are_slowed_down_and_arrive_whole() {
     let server = Options::default().env("LARDER_RATE__BYTES_PER_USER", "2MiB/s").start();
     let client = server.client();
-    let body: Vec<u8> = (0..(5 << 20) as u32).map(|n| (n * 31 >> 5) as u8).collect();
+    let body: Vec<u8> = (0..(5 << 20) as u32).map(|n| ((n * 31) >> 5) as u8).collect();
     let begun = Instant::now();
     client.put("f", &body).expect(201);
     // 2 MiB at once, and 3 at the rate.

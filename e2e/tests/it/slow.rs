@@ -64,10 +64,10 @@ impl Slow {
     fn move_on(&mut self) {
         for conn in self.heads.iter_mut().chain(&mut self.bodies) {
             // Whoever was cut off is what we are here for.
-            conn.socket().write(b"x").ok();
+            conn.socket().write_all(b"x").ok();
         }
         for conn in &mut self.readers {
-            conn.socket().read(&mut [0; 1]).ok();
+            conn.socket().read_exact(&mut [0; 1]).ok();
         }
     }
 }

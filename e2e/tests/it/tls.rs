@@ -99,7 +99,7 @@ fn files_go_over_https_and_a_certificate_changes_without_a_restart() {
     let files = Files::new();
     let (old, old_pair) = files.renew("old.pem");
     let mut server = files.options().allow("the new certificate cannot be used").start();
-    let body: Vec<u8> = (0..20_000_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let body: Vec<u8> = (0..20_000_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let (from, to) = (server.scratch().join("from"), server.scratch().join("to"));
     fs::write(&from, &body).unwrap();
     let put = secure_cli(&server, &old).arg("put").arg(&from).arg("home:/f").output().unwrap();

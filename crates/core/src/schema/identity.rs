@@ -7,7 +7,7 @@
 //! | `ug` | user, group | nothing; index of `gm`, same commits | identity::group |
 //! | `mk` | | [`MasterRecord`] | identity::seal |
 //!
-//! | `ak` | key | [`Credential`], format 2; or [`ApiKey`](super::ApiKey), format 1 | identity::key |
+//! | `ak` | key | [`Credential`]; of format 1 [`ApiKey`](super::ApiKey) | identity::key |
 //! | `uk` | user, key | nothing; index of `ak`, same commits | identity::key |
 //! | `ks` | key | [`Secrets`]; absent for format 1 that was never rotated | identity::key |
 //! | `kn` | access key id | key id | identity::key |

@@ -334,6 +334,22 @@ impl Larder {
         }
     }
 
+    /// The state of a session that became a file, `None` for any other. Nobody is cut off: whoever
+    /// was cut off may ask, too.
+    ///
+    /// Errors: `NotFound` for all but its owner.
+    pub async fn completed_session(
+        &self,
+        caller: &Caller,
+        id: UploadId,
+    ) -> Result<Option<SessionInfo>> {
+        let session = self.own_session(caller, id).await?;
+        match &session.state {
+            State::Completed(_) => self.session_info(id, &session, None).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// One page of the caller's open sessions; nothing is cut off, so offsets may be older.
     pub async fn sessions(
         &self,

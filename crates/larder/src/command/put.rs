@@ -135,7 +135,8 @@ impl<'c> Put<'c> {
                     }
                     Some(job) => {
                         if let Some(job) = self.admit(job) {
-                            running.push(upload(self.context, self.manner(), self.bar.clone(), job));
+                            let bar = self.bar.clone();
+                            running.push(upload(self.context, self.manner(), bar, job));
                         }
                         continue;
                     }
