@@ -290,7 +290,10 @@ fn who_uploads_without_end_holds_up_nobody_s_small_file() {
         busy
     });
     let last = count as usize - 1;
-    tool::say(format!("1 KiB: p99 idle {:?}, beside 16 streams {:?}", idle[last], busy[last]));
+    tool::say(format!(
+        "1 KiB: slowest of 100 idle {:?}, beside 16 streams {:?}",
+        idle[last], busy[last]
+    ));
     assert!(busy[last] < Duration::from_secs(5), "{:?}", busy[last]);
     for seq in 0..count {
         let got = bob.get(&format!("busy{seq}")).expect(200).body;
@@ -536,16 +539,37 @@ fn take_the_rest(disk: &Disk, spare: u64) -> fs::File {
     file
 }
 
+/// A server whose data are on a disk of their own, and whose uploads live so long.
+fn on_a_small_disk(test: &str, session_ttl: &str) -> Option<(Disk, Server)> {
+    let disk = Disk::ext4(500 << 20).map_err(|why| skip(test, why)).ok()?;
+    let server = Options::default()
+        .data(&disk.file("disk").join("data"))
+        .env("LARDER_UPLOAD__SESSION_TTL", session_ttl)
+        .env("LARDER_UPLOAD__SWEEP_INTERVAL", "200ms")
+        .allow("full")
+        .allow("space")
+        .start();
+    Some((disk, server))
+}
+
+/// Asks to share the directory `docs` of the project `team`.
+fn share_docs(root: &Client, more: &Value) -> Response {
+    let mut body = json!({"space": "team", "path": "docs"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    root.json("POST", "/v1/shares", &body)
+}
+
+/// Asks for what a public link shows.
+fn by_link(client: &Client, link: &Value, rest: &str) -> Response {
+    let target = format!("/v1/links/{}{rest}", text(&link["link"], "token"));
+    Client::anonymous(client.addr()).send("GET", &target, &[], None)
+}
+
 /// Row B14, the first half.
 #[test]
 fn a_disk_that_fills_up_under_an_upload_keeps_no_part_of_it() {
     let _alone = tool::heavy();
-    let disk = match Disk::ext4(500 << 20) {
-        Ok(disk) => disk,
-        Err(why) => return skip("a disk that fills up", why),
-    };
-    let data = disk.file("disk").join("data");
-    let server = Options::default().data(&data).allow("full").allow("space").start();
+    let Some((disk, server)) = on_a_small_disk("a disk that fills up", "1h") else { return };
     let root = server.client();
     let client = root.project("filling", &json!({"limits": {"live": 10_u64 << 30}}));
     client.put("old", &Stamp::new(1, 1).body(1 << 20)).expect(201);
@@ -584,7 +608,7 @@ fn a_disk_that_fills_up_under_an_upload_keeps_no_part_of_it() {
     fs::remove_file(disk.file("disk").join("ballast")).unwrap();
     oracle::conserved(&client);
     oracle::clean(&root);
-    drop(server);
+    drop((server, disk));
 }
 
 /// Row B14, the second half, for what is not a file: nothing that gives room or takes rights away
@@ -592,18 +616,7 @@ fn a_disk_that_fills_up_under_an_upload_keeps_no_part_of_it() {
 #[test]
 fn on_a_full_disk_sessions_and_shares_are_read_ended_and_expire() {
     let _alone = tool::heavy();
-    let disk = match Disk::ext4(500 << 20) {
-        Ok(disk) => disk,
-        Err(why) => return skip("sessions on a full disk", why),
-    };
-    let data = disk.file("disk").join("data");
-    let server = Options::default()
-        .data(&data)
-        .env("LARDER_UPLOAD__SESSION_TTL", "15s")
-        .env("LARDER_UPLOAD__SWEEP_INTERVAL", "200ms")
-        .allow("full")
-        .allow("space")
-        .start();
+    let Some((disk, server)) = on_a_small_disk("sessions on a full disk", "15s") else { return };
     let root = server.client();
     let team = root.project("team", &json!({"limits": {"live": 1_u64 << 30}}));
     team.mkdir("docs").expect(201);
@@ -612,20 +625,12 @@ fn on_a_full_disk_sessions_and_shares_are_read_ended_and_expire() {
         team.put(&format!("docs/f{seq}"), &stamp(seq).body(400_000)).expect(201);
     }
     let ann = root.make_user("ann").in_space("team");
-    let share = |more: Value| {
-        let mut body = json!({"space": "team", "path": "docs"});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        root.json("POST", "/v1/shares", &body)
-    };
+    let share = |more: Value| share_docs(&root, &more);
     let editor = json!({"kind": "user", "with": "ann", "role": "editor"});
     let grant = share(editor.clone()).expect(201).json();
     let link = share(json!({"kind": "link", "role": "viewer"})).expect(201).json();
     let counted = json!({"kind": "link", "role": "viewer", "downloads_max": 3});
     let counted = share(counted).expect(201).json();
-    let by_link = |link: &Value, rest: &str| {
-        let target = format!("/v1/links/{}{rest}", text(&link["link"], "token"));
-        Client::anonymous(server.addr()).send("GET", &target, &[], None)
-    };
     let body = stamp(9).body(8 << 20);
     let upload = |client: &Client, path: &str| {
         let upload = Upload::new(client, path, body.len() as u64);
@@ -650,18 +655,18 @@ fn on_a_full_disk_sessions_and_shares_are_read_ended_and_expire() {
     assert_eq!(team.usage().reserved, 2 * body.len() as u64);
     // LIST and DOWNLOAD by every way in.
     for seq in 0..4 {
-        let path = format!("docs/f{seq}");
         for client in [&team, &ann] {
             assert_eq!(client.list("docs").len(), 4);
-            assert_eq!(identify(&client.get(&path).expect(200).body), Ok(stamp(seq)));
+            let got = client.get(&format!("docs/f{seq}")).expect(200);
+            assert_eq!(identify(&got.body), Ok(stamp(seq)));
         }
-        let got = by_link(&link, &format!("/files/f{seq}")).expect(200);
+        let got = by_link(&root, &link, &format!("/files/f{seq}")).expect(200);
         assert_eq!(identify(&got.body), Ok(stamp(seq)));
     }
-    by_link(&link, "/list/").expect(200);
+    by_link(&root, &link, "/list/").expect(200);
     // What must be counted before its first byte waits for room, and is not counted.
-    by_link(&counted, "/files/f0").expect_problem(507, "disk_full");
-    by_link(&counted, "/list/").expect(200);
+    by_link(&root, &counted, "/files/f0").expect_problem(507, "disk_full");
+    by_link(&root, &counted, "/list/").expect(200);
     assert_eq!((root.pages("/v1/uploads").len(), ann.pages("/v1/uploads").len()), (1, 1));
     assert_eq!((root.pages("/v1/shares?by=me").len(), ann.pages("/v1/shares").len()), (3, 1));
     // DELETE: files, an upload, a link, a grant; the rights are gone at once.
@@ -672,7 +677,7 @@ fn on_a_full_disk_sessions_and_shares_are_read_ended_and_expire() {
         let target = format!("/v1/shares/{}", text(share, "id"));
         root.send("DELETE", &target, &[], None).expect(204);
     }
-    by_link(&link, "/list/").expect(404);
+    by_link(&root, &link, "/list/").expect(404);
     ann.get("docs/f1").expect(404);
     // The other upload expires, and room returns, with the ballast still there.
     let swept = || team.usage().reserved == 0;
@@ -689,13 +694,13 @@ fn on_a_full_disk_sessions_and_shares_are_read_ended_and_expire() {
     assert!(wait_until(Duration::from_secs(10), again), "it goes on without a restart");
     ann.put("docs/new", &[2; 300_000]).expect(201);
     for status in [200, 200, 200, 410] {
-        by_link(&counted, "/files/f3").expect(status);
+        by_link(&root, &counted, "/files/f3").expect(status);
     }
     let got = team.get("docs/f3").expect(200).body;
     check_part(stamp(3), 400_000, 0, &got).unwrap();
     oracle::conserved(&team);
     oracle::clean(&root);
-    drop(server);
+    drop((server, disk));
 }
 
 /// The names at the head of this file are those of tests.
