@@ -13,6 +13,9 @@
 //! step stands before all that come later of the same user, and waits for at most one turn of
 //! each other user who waits.
 //!
+//! Large uploads have few slots only while small changes are made, which wait for the same disk;
+//! alone they may have many.
+//!
 //! Promises: no more turns at once than slots; a slot is never idle while somebody waits; a
 //! waiter that goes away leaves the queue, and a turn that is dropped, in a panic too, passes on;
 //! what would make the queue longer than its bound is refused at once. What was let in is never
@@ -24,7 +27,10 @@ use std::{
     cmp::Reverse,
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -41,6 +47,13 @@ use crate::{
 
 /// After how long a waiting step counts as one priority higher.
 pub(crate) const AGE_STEP: Duration = Duration::from_millis(500);
+
+/// After how long without any small change large uploads may have more turns.
+const CALM_AFTER: Duration = Duration::from_secs(1);
+
+/// How many times more. Each of them uses two threads, and handing over takes its time: so many
+/// reach the rate of uploads that never wait.
+const CALM_FACTOR: usize = 8;
 
 /// How urgent something is: 0 is the most urgent, as in RFC 9218 section 4.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,11 +181,12 @@ pub struct TaskInfo {
 /// How much work is done at once.
 #[derive(Clone, Debug)]
 pub struct WorkSettings {
-    /// Buffers of uploads that are moved at once; of downloads twice as many, and half as many
-    /// batches of expensive requests. `None` is one for each core. Measured with 16 uploads of
-    /// 256 MiB on two cores: one slot costs them a third of their rate, more than two make a
-    /// small request of somebody else wait up to ten times as long and gain little. Downloads
-    /// hold up nobody's syncs, and with two slots lose a third of their rate to handing over.
+    /// Buffers of uploads that are moved at once while small changes are being made, eight times
+    /// as many while none are; of downloads twice as many, and half as many batches of expensive
+    /// requests. `None` is one for each core. Measured with 16 uploads of 256 MiB on two cores:
+    /// one slot costs them half of their rate, more than two make a small request of somebody
+    /// else wait up to ten times as long. Downloads hold up nobody's syncs, and with two slots
+    /// lose a third of their rate to handing over.
     pub slots: Option<usize>,
     /// Steps that wait at the most before further tasks are refused.
     pub queue_max: usize,
@@ -206,9 +220,10 @@ impl Work {
     pub(crate) fn new(settings: &WorkSettings, env: &Env) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let slots = settings.slots.unwrap_or_else(cores).max(1);
-        let lane = |slots| Arc::new(Lane::new(slots, settings.queue_max, env.clone()));
+        let new = |slots| Lane::new(slots, settings.queue_max, env.clone());
+        let lane = |slots| Arc::new(new(slots));
         Self {
-            uploads: lane(slots),
+            uploads: Arc::new(Lane { slots_calm: CALM_FACTOR * slots, ..new(slots) }),
             downloads: lane(2 * slots),
             requests: lane((slots / 2).max(1)),
             long: lane(1),
@@ -249,6 +264,11 @@ impl Work {
                 refused: sum.refused + lane.refused,
             }
         })
+    }
+
+    /// A small change is being made: for a moment, large uploads leave it room.
+    pub(crate) fn small_write(&self) {
+        self.uploads.disturb();
     }
 
     fn lanes(&self) -> [&Arc<Lane>; 4] {
@@ -300,8 +320,12 @@ impl Larder {
 /// Slots, and who wants one.
 struct Lane {
     slots: usize,
+    /// Slots while nothing else is going on.
+    slots_calm: usize,
     queue_max: usize,
     env: Env,
+    /// When something else was going on last, in milliseconds by the monotonic clock.
+    disturbed: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -346,7 +370,22 @@ struct Waiter {
 
 impl Lane {
     fn new(slots: usize, queue_max: usize, env: Env) -> Self {
-        Self { slots, queue_max, env, state: Mutex::default() }
+        let disturbed = AtomicU64::new(0);
+        Self { slots, slots_calm: slots, queue_max, env, disturbed, state: Mutex::default() }
+    }
+
+    fn disturb(&self) {
+        self.disturbed.store(self.now_millis(), Relaxed);
+    }
+
+    /// How many turns there may be now.
+    fn limit(&self) -> usize {
+        let since = self.now_millis().saturating_sub(self.disturbed.load(Relaxed));
+        if u128::from(since) > CALM_AFTER.as_millis() { self.slots_calm } else { self.slots }
+    }
+
+    fn now_millis(&self) -> u64 {
+        u64::try_from(self.env.monotonic().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -383,7 +422,7 @@ impl Lane {
     /// A turn now, if a slot is free and nobody waits.
     fn try_turn(self: &Arc<Self>, task: &Task) -> Option<Turn> {
         let mut state = self.state();
-        if state.running >= self.slots || !state.waiting.is_empty() {
+        if state.running >= self.limit() || !state.waiting.is_empty() {
             return None;
         }
         state.begin(task.number, task.user, self.env.now());
@@ -394,7 +433,7 @@ impl Lane {
     fn serve(self: &Arc<Self>) {
         loop {
             let mut state = self.state();
-            if state.running >= self.slots {
+            if state.running >= self.limit() {
                 return;
             }
             let Some(at) = state.next(self.env.monotonic()) else { return };

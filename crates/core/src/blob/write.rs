@@ -175,6 +175,7 @@ impl BlobWriter {
         match self.sink {
             Sink::Inline(body, memory) => {
                 let inner = &self.larder.inner;
+                inner.work.small_write();
                 Ok(Finished {
                     id: inner.staging.inline_id(inner.incarnation),
                     size,

@@ -120,6 +120,27 @@ fn a_user_who_holds_slots_lets_others_have_the_next() {
 }
 
 #[test]
+fn large_uploads_leave_room_while_small_changes_are_made() {
+    let (env, clock) = Env::manual(1);
+    let lane = Arc::new(Lane { slots_calm: 3, ..Lane::new(1, 10, env) });
+    let tasks: Vec<_> = (0..4).map(|user| enter(&lane, user, 3)).collect();
+    let first = now(&tasks[0]);
+    let mut waiting: Vec<_> = tasks[1..].iter().map(|task| Some(wait(task))).collect();
+    clock.advance(CALM_AFTER + Duration::from_millis(1));
+    drop(first);
+    let turns = served(&mut waiting);
+    assert_eq!(turns.len(), 3, "nothing else is going on");
+    lane.disturb();
+    let mut last = wait(&tasks[0]);
+    let mut turns = turns.into_iter();
+    drop(turns.next());
+    drop(turns.next());
+    assert!(poll(&mut last).is_pending(), "one still has its turn");
+    drop(turns);
+    assert!(poll(&mut last).is_ready());
+}
+
+#[test]
 fn the_lowest_proceeds_within_its_bound_against_a_flood_of_urgent_ones() {
     let (lane, clock) = lane(1, 1000);
     let low = enter(&lane, 1, Priority::BACKGROUND.0);

@@ -529,6 +529,39 @@ async fn i_share_3_of_many_grants_for_one_principal_on_one_node_there_is_one() {
     fixture.assert_sound().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i_share_4_what_is_shared_while_it_is_purged_goes_with_it() {
+    for round in 0..60 {
+        let fixture = racy(100 + round).await;
+        let space = fixture.space("purged", SpaceLimits::default()).await;
+        plant(&fixture, &space, "d").await;
+        fixture.user("ann").await;
+        let made = race(&fixture, 12, |number, fixture| {
+            let space = space.clone();
+            async move {
+                let (root, larder) = (&fixture.root, &fixture.larder);
+                let target = Target::Path(space.clone(), path(["d", "d/f"][number % 4 / 3]));
+                if number == 0 {
+                    larder.delete(root, &target, &Conditions::default()).await.unwrap();
+                    larder.empty_trash(root, &space).await.unwrap();
+                    larder.collect(root).await.unwrap();
+                    return None;
+                }
+                let with = ShareWith::Link(LinkTerms::default());
+                let new = NewShare { target, with, role: Role::Viewer, expires: None };
+                larder.create_share(root, new).await.ok().map(|share| share.id)
+            }
+        })
+        .await;
+        fixture.larder.collect(&fixture.root).await.unwrap();
+        for id in made.into_iter().flatten() {
+            let error = fixture.larder.share(&fixture.root, id).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "round {round}: a share of nothing");
+        }
+        fixture.assert_sound().await;
+    }
+}
+
 #[tokio::test]
 async fn i_link_1_a_link_is_found_by_its_whole_token_alone() {
     let fixture = Fixture::new().await;
