@@ -9,6 +9,7 @@ use std::{
 };
 
 use larder_e2e::{
+    client::{Client, text},
     oracle,
     server::{Server, USER, cli},
     stamp::Stamp,
@@ -191,4 +192,57 @@ fn an_interrupted_download_leaves_no_file_under_the_wanted_name() {
     } else {
         assert_eq!(fs::metadata(&wanted).unwrap().len(), 30 << 20);
     }
+}
+
+#[test]
+fn what_is_shared_by_the_command_line_opens_for_whom_it_was_shared() {
+    let server = Server::start();
+    let root = server.client();
+    let ann = root.make_user("ann");
+    root.mkdir("notes").expect(201);
+    root.put("notes/a.txt", b"shared").expect(201);
+    let secret = server.scratch().join("secret");
+    fs::write(&secret, "open sesame\n").unwrap();
+    ok(&server, &["share", "create", "home:/notes", "--with-user", "ann", "--role", "editor"]);
+    let made = ok(
+        &server,
+        &[
+            "--json",
+            "share",
+            "create",
+            "home:/notes",
+            "--link",
+            "--name",
+            "for all",
+            "--downloads",
+            "3",
+            "--expires",
+            "7d",
+            "--link-password-file",
+            "secret",
+        ],
+    );
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let url = text(&made["link"], "url").to_owned();
+    let guest = Client::anonymous(server.addr());
+    guest.send("GET", &format!("{url}/files/a.txt"), &[], None).expect(401);
+    let open = [("Larder-Link-Password", "open sesame")];
+    let got = guest.send("GET", &format!("{url}/files/a.txt"), &open, None).expect(200);
+    assert_eq!(got.body, b"shared");
+    let listed = ok(&server, &["--json", "share", "ls", "home:"]);
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    let node = text(&made, "node");
+    let mount = cli(&server)
+        .args(["share", "mount", node, "home:/from-root"])
+        .env("LARDER_USER", "ann")
+        .env("LARDER_PASSWORD", "ann-password")
+        .output()
+        .unwrap();
+    assert!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
+    assert_eq!(ann.get("from-root/a.txt").expect(200).body, b"shared");
+    ok(&server, &["share", "rm", text(&made, "id")]);
+    guest.send("GET", &url, &open, None).expect(404);
+    let left = ok(&server, &["--json", "share", "ls", "home:/notes"]);
+    assert_eq!(left.lines().count(), 1, "{left}");
+    oracle::clean(&root);
 }

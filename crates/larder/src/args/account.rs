@@ -237,11 +237,11 @@ pub(crate) enum ShareVerb {
 #[group(required = true, multiple = false)]
 pub(crate) struct ShareWithArgs {
     /// A user, by name or id
-    #[arg(long)]
-    pub(crate) user: Option<String>,
+    #[arg(long, value_name = "USER")]
+    pub(crate) with_user: Option<String>,
     /// A group, by name or id
-    #[arg(long)]
-    pub(crate) group: Option<String>,
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) with_group: Option<String>,
     /// Whoever has the link
     #[arg(long)]
     pub(crate) link: bool,
@@ -281,8 +281,8 @@ pub(crate) struct ShareCreateArgs {
     pub(crate) downloads: Option<u64>,
     /// Of a link: ask for the password that it shall want
     #[arg(long, requires = "link")]
-    pub(crate) password: bool,
+    pub(crate) ask_password: bool,
     /// Of a link: file with that password; `-` is standard input
     #[arg(long, value_name = "FILE", requires = "link")]
-    pub(crate) password_file: Option<PathBuf>,
+    pub(crate) link_password_file: Option<PathBuf>,
 }

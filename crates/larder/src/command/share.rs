@@ -74,8 +74,16 @@ pub(crate) async fn run(context: &Context, verb: &ShareVerb) -> Result<()> {
 
 /// Makes a share.
 async fn create(context: &Context, share: &ShareCreateArgs) -> Result<()> {
-    let ShareCreateArgs { path, with, role, expires, name, downloads, password, password_file } =
-        share;
+    let ShareCreateArgs {
+        path,
+        with,
+        role,
+        expires,
+        name,
+        downloads,
+        ask_password,
+        link_password_file,
+    } = share;
     let remote = Remote::parse(path)?;
     let now = context.client.env().now();
     let mut body = json!({
@@ -84,17 +92,17 @@ async fn create(context: &Context, share: &ShareCreateArgs) -> Result<()> {
         "role": role.word(),
         "expires": expires.map(|after| now.after(after).to_string()),
     });
-    let ShareWithArgs { user, group, link } = with;
-    let more = match (user, group, link) {
+    let ShareWithArgs { with_user, with_group, link } = with;
+    let more = match (with_user, with_group, link) {
         (Some(user), None, false) => json!({ "kind": "user", "with": user }),
         (None, Some(group), false) => json!({ "kind": "group", "with": group }),
         _ => {
-            let secret = match password_file {
+            let secret = match link_password_file {
                 Some(file) if file.as_os_str() == "-" => Some(prompt::from_stdin()?),
                 Some(file) => {
                     Some(Secret::from_file(file).map_err(|error| ClientError::local(file, error))?)
                 }
-                None if *password => prompt::ask("Password of the link: ")?,
+                None if *ask_password => prompt::ask("Password of the link: ")?,
                 None => None,
             };
             json!({
