@@ -48,7 +48,7 @@ pub(crate) async fn run(context: &Context, args: &DumpArgs) -> Result<()> {
     let started = context.client.env().monotonic();
     let answer = context.client.call(&call).await?;
     let (header, counts, length) = if args.file == Path::new("-") {
-        to_stdout(context, answer).await?
+        to_stdout(context, answer).await.map_err(not_taken)?
     } else {
         to_file(context, answer, &args.file).await?
     };
@@ -94,12 +94,12 @@ async fn to_stdout(context: &Context, mut answer: Answer<'_>) -> Result<(Header,
     let mut verifier = Verifier::default();
     let mut length = 0;
     while let Some(piece) = answer.piece().await? {
-        context.out.bytes(&piece).map_err(not_taken)?;
+        context.out.bytes(&piece)?;
         length += piece.len() as u64;
         verifier.write(&piece).map_err(|error| damaged(Path::new("-"), &error))?;
     }
     let (header, counts) = verifier.finish().map_err(|error| damaged(Path::new("-"), &error))?;
-    context.out.flush().map_err(not_taken)?;
+    context.out.flush()?;
     Ok((header, counts, length))
 }
 

@@ -182,9 +182,9 @@ async fn talk(cli: &Cli, environment: &Environment) -> Result<()> {
     let state_dir = resume::state_dir(environment);
     let context = Context { client, out, state_dir };
     let done = perform(&context, &cli.verb).await;
-    // What has been printed before an error counts too.
-    context.out.flush()?;
-    done
+    // What has been printed before an error counts too; but the error is what is told.
+    let flushed = context.out.flush();
+    done.and(flushed)
 }
 
 async fn perform(context: &Context, verb: &Verb) -> Result<()> {
