@@ -57,7 +57,7 @@ fn a_client_that_takes_less_than_the_least_rate_is_cut_off() {
     let mut quick = setup.connect();
     send(&mut quick, "GET /endless HTTP/1.1\r\nHost: x\r\n\r\n");
     // The slow one takes something again and again, but far too little.
-    let (mut some, mut much) = ([0; 4096], vec![0; 1 << 20]);
+    let (mut some, mut much) = ([0; 64], vec![0; 1 << 20]);
     while !setup.status.cut().any(|cut| cut == ("answer", 1)) {
         drop(slow.read(&mut some));
         quick.read_exact(&mut much).expect("whoever is quick enough goes on");
