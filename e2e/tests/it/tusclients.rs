@@ -141,7 +141,8 @@ fn tuspy_uploads_in_all_its_ways() {
 /// Ten cuts and three kills, within the bytes of the file however few are sent twice.
 pub(crate) fn trouble(dice: &mut Dice, bytes: u64) -> Vec<Step> {
     let steps = (0..13).map(|number| {
-        let after = 1000 + dice.below(bytes / 15);
+        // Half of the file at most: what is under way when a connection is cut may count too.
+        let after = 1000 + dice.below(bytes / 26);
         if [2, 6, 10].contains(&number) { Step::Hold(after) } else { Step::Cut(after) }
     });
     steps.collect()

@@ -130,9 +130,20 @@ fn the_lowest_ends_within_its_bound_while_urgent_ones_keep_coming() {
 fn a_flood_is_refused_at_once_with_the_time_to_come_again() {
     let (server, client) = narrow(5);
     let before = server.memory().0;
+    // Each goes on until it is refused: together they want more than there is, however slowly
+    // they come on a busy machine.
     let answers = race(&client, 60, |number, client| {
-        let begun = Instant::now();
-        (copy(client, &format!("flood{number}"), "u=5"), begun.elapsed())
+        let mut last = None;
+        for round in 0..4 {
+            let begun = Instant::now();
+            let answer = copy(client, &format!("flood{number}-{round}"), "u=5");
+            let refused = answer.status == 503;
+            last = Some((answer, begun.elapsed()));
+            if refused {
+                break;
+            }
+        }
+        last.expect("at least one")
     });
     let (refused, done): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|(answer, _)| answer.status == 503);
@@ -147,7 +158,7 @@ fn a_flood_is_refused_at_once_with_the_time_to_come_again() {
     let done: Vec<_> = done.into_iter().map(|(answer, _)| answer).collect();
     assert!(done.iter().all(|answer| answer.status == 201), "{}", tally(&done));
     let after = server.memory().0;
-    assert!(after < before + 32 * MIB, "{before} bytes of memory before, {after} after");
+    assert!(after < before + 48 * MIB, "{before} bytes of memory before, {after} after");
     assert_eq!(metric(&client, "larder_work_refused_total"), refused.len() as u64);
     oracle::all_is_well(&server, &client);
 }
