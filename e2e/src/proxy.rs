@@ -186,7 +186,11 @@ fn forward(client: &TcpStream, mut server: &TcpStream, bytes: &[u8], shared: &Sh
         let (pass, step) = shared.pass(rest.len() as u64);
         let (now, later) = rest.split_at(pass as usize);
         if server.write_all(now).is_err() {
-            // The server has gone: so does the client's connection.
+            // The server has gone: so does the client's connection. What was to happen to it
+            // happens to the next one.
+            if let Some(step) = step {
+                shared.plan.lock().expect("lock").push_front(step);
+            }
             reset(client);
             return false;
         }
