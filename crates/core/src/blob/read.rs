@@ -77,6 +77,9 @@ struct Parts {
     /// Chunks that are still to be read, and which part of each.
     waiting: VecDeque<(ChunkRef, Range<u64>)>,
     reader: Option<Box<dyn ChunkReader>>,
+    /// Bytes that are still to come from all of them: nobody waits for a turn to learn that there
+    /// are none.
+    left: u64,
     task: Option<Task>,
 }
 
@@ -111,7 +114,9 @@ impl Body {
             }
             Content::Chunks(chunks) => {
                 let waiting = cut(chunks, &range)?;
-                body.chunks = Chunks::Idle(Box::new(Parts { waiting, reader: None, task: None }));
+                let left = range.end - range.start;
+                let parts = Parts { waiting, reader: None, left, task: None };
+                body.chunks = Chunks::Idle(Box::new(parts));
             }
         }
         Ok(body)
@@ -164,7 +169,7 @@ impl Body {
         let bytes = outcome?;
         let ahead = bytes.is_some() && self.larder.inner.config.memory.room() >= AHEAD_ROOM;
         self.chunks = match parts {
-            parts if bytes.is_none() || parts.is_empty() => Chunks::None,
+            parts if bytes.is_none() || parts.left == 0 => Chunks::None,
             parts if ahead => Chunks::Reading(self.read(parts)),
             parts => Chunks::Idle(parts),
         };
@@ -183,12 +188,10 @@ impl Body {
 }
 
 impl Parts {
-    /// Whether it is known that nothing is left.
-    fn is_empty(&self) -> bool {
-        self.reader.is_none() && self.waiting.is_empty()
-    }
-
     async fn next(&mut self, larder: &Larder) -> Result<Option<Bytes>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
         let task = match self.task.take() {
             Some(task) => task,
             None => larder.inner.work.enter(&Client::background(), Class::Download)?,
@@ -200,6 +203,7 @@ impl Parts {
                 reader.prepare().await?;
                 let _turn = task.turn().await;
                 if let Some(bytes) = reader.next().await? {
+                    self.left = self.left.saturating_sub(bytes.len() as u64);
                     return Ok(Some(bytes));
                 }
                 self.reader = None;
