@@ -32,7 +32,7 @@ use crate::{
     error::{Error, Result},
     report::{JobInfo, JobKind},
     schema::{self, Cancel, FinishedJob, Job, JobEnd, JobNote, JobState, JobWork},
-    txn::{self, Txn, transact},
+    txn::{self, Pages, Txn, transact},
 };
 
 /// Most jobs that one listing shows, and that a lane reads at once.
@@ -325,15 +325,9 @@ impl Larder {
     /// Forgets jobs that ended long ago, and the oldest ones of too many.
     pub(crate) async fn forget_finished_jobs(&self) -> Result<()> {
         let now = self.inner.env.now();
-        let prefix = schema::finished_jobs_prefix();
+        let mut pages = Pages::of(schema::finished_jobs_prefix(), JOBS_PAGE);
         let mut ended = Vec::new();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), JOBS_PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 let job: FinishedJob = schema::decode(key, &record.value)?;
                 ended.push((job.finished, key.clone()));
@@ -444,12 +438,8 @@ pub(crate) async fn same_job(
     snapshot: &dyn Snapshot,
     work: &JobWork,
 ) -> Result<Option<(JobId, Job)>> {
-    let prefix = schema::jobs_prefix();
-    let mut after = None;
-    loop {
-        let page = txn::page(snapshot, &prefix, after.as_deref(), JOBS_PAGE).await?;
-        let Some((last, _)) = page.last() else { return Ok(None) };
-        after = Some(last.clone());
+    let mut pages = Pages::of(schema::jobs_prefix(), JOBS_PAGE);
+    while let Some(page) = pages.next(snapshot).await? {
         for (key, record) in &page {
             let job: Job = schema::decode(key, &record.value)?;
             if job.work == *work {
@@ -457,6 +447,7 @@ pub(crate) async fn same_job(
             }
         }
     }
+    Ok(None)
 }
 
 /// What is noted of a job besides its record.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use larder_base::id::{BlobId, Incarnation, NodeId, SpaceId};
-use larder_meta::{Record, Snapshot};
+use larder_meta::Snapshot;
 
 use crate::{
     Larder,
@@ -31,7 +31,7 @@ use crate::{
         TrashedBody,
     },
     session::SessionSums,
-    txn,
+    txn::{self, Pages},
     work::Class,
 };
 
@@ -94,27 +94,6 @@ async fn loads(snapshot: &dyn Snapshot) -> Result<Vec<LoadState>> {
     Ok(loads)
 }
 
-/// Reads all records under a prefix, page by page.
-struct Pages {
-    prefix: Bytes,
-    after: Option<Bytes>,
-    limit: usize,
-}
-
-impl Pages {
-    fn of(prefix: Bytes) -> Self {
-        Self { prefix, after: None, limit: PAGE }
-    }
-
-    async fn next(&mut self, snapshot: &dyn Snapshot) -> Result<Vec<(Bytes, Record)>> {
-        let page = txn::page(snapshot, &self.prefix, self.after.as_deref(), self.limit).await?;
-        if let Some((last, _)) = page.last() {
-            self.after = Some(last.clone());
-        }
-        Ok(page)
-    }
-}
-
 /// Bytes of a space, added up.
 #[derive(Default)]
 struct Sums {
@@ -135,12 +114,8 @@ impl Check<'_> {
     }
 
     async fn spaces(&mut self) -> Result<()> {
-        let mut pages = Pages::of(schema::spaces_prefix());
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::spaces_prefix(), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let id = SpaceId::from_bytes(schema::trailing_id(&key)?);
                 let space: Space = schema::decode(&key, &record.value)?;
@@ -148,6 +123,7 @@ impl Check<'_> {
                 self.space(id, &space).await?;
             }
         }
+        Ok(())
     }
 
     async fn space(&mut self, id: SpaceId, space: &Space) -> Result<()> {
@@ -181,12 +157,8 @@ impl Check<'_> {
 
     /// Every directory: its chain ends, its entry agrees, its statistics are the sums.
     async fn directories(&mut self, id: SpaceId, space: &Space) -> Result<()> {
-        let mut pages = Pages::of(schema::authority_prefix(id));
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::authority_prefix(id), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let dir = NodeId::from_bytes(schema::trailing_id(&key)?);
                 let authority: Authority = schema::decode(&key, &record.value)?;
@@ -196,6 +168,7 @@ impl Check<'_> {
                 self.entries(id, dir).await?;
             }
         }
+        Ok(())
     }
 
     async fn place_of_directory(
@@ -260,12 +233,8 @@ impl Check<'_> {
     async fn entries(&mut self, id: SpaceId, dir: NodeId) -> Result<()> {
         let (mut size, mut files, mut dirs) = (0, 0, 0);
         let (heights, _) = txn::counters(self.snapshot, &schema::height_key(id, dir)).await?;
-        let mut pages = Pages::of(schema::dirents_prefix(id, dir));
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                break;
-            }
+        let mut pages = Pages::of(schema::dirents_prefix(id, dir), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let name = schema::dirent_name(&key)?;
                 let dirent: Dirent = schema::decode(&key, &record.value)?;
@@ -340,12 +309,8 @@ impl Check<'_> {
             return Ok(());
         }
         let (mut count, mut bytes) = (0u32, 0u64);
-        let mut pages = Pages::of(schema::revisions_prefix(id, node));
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                break;
-            }
+        let mut pages = Pages::of(schema::revisions_prefix(id, node), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let older: FileState = schema::decode(&key, &record.value)?;
                 count += 1;
@@ -368,12 +333,8 @@ impl Check<'_> {
     }
 
     async fn trash(&mut self, id: SpaceId, sums: &mut Sums) -> Result<()> {
-        let mut pages = Pages::of(schema::trash_prefix(id));
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::trash_prefix(id), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let trashed: Trashed = schema::decode(&key, &record.value)?;
                 self.counts().trash_items += 1;
@@ -403,15 +364,12 @@ impl Check<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn revisions(&mut self, id: SpaceId, sums: &mut Sums) -> Result<()> {
-        let mut pages = Pages::of(schema::space_revisions_prefix(id));
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::space_revisions_prefix(id), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let state: FileState = schema::decode(&key, &record.value)?;
                 self.counts().revisions += 1;
@@ -427,16 +385,13 @@ impl Check<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Every node that can be found by its id is where it says.
     async fn locations(&mut self) -> Result<()> {
-        let mut pages = Pages::of(schema::locations_prefix());
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::locations_prefix(), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let node = NodeId::from_bytes(schema::trailing_id(&key)?);
                 let location: Location = schema::decode(&key, &record.value)?;
@@ -464,6 +419,7 @@ impl Check<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Every blob: as many references as it counts, and its bytes are there.
@@ -494,12 +450,8 @@ impl Check<'_> {
             }
         };
         for prefix in [&b"de"[..], b"rv", b"tr"] {
-            let mut pages = Pages::of(Bytes::copy_from_slice(prefix));
-            loop {
-                let page = pages.next(self.snapshot).await?;
-                if page.is_empty() {
-                    break;
-                }
+            let mut pages = Pages::of(Bytes::copy_from_slice(prefix), PAGE);
+            while let Some(page) = pages.next(self.snapshot).await? {
                 for (key, record) in page {
                     match prefix {
                         b"rv" => count(&schema::decode(&key, &record.value)?),
@@ -528,12 +480,8 @@ impl Check<'_> {
         slice: u64,
         references: &mut BTreeMap<BlobId, u32>,
     ) -> Result<()> {
-        let mut pages = Pages { limit: BLOBS_PAGE, ..Pages::of(schema::blobs_prefix()) };
-        loop {
-            let page = pages.next(self.snapshot).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::blobs_prefix(), BLOBS_PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in page {
                 let id = BlobId::from_bytes(schema::trailing_id(&key)?);
                 if id.counter % slices != slice || self.is_loading(id) {
@@ -553,6 +501,7 @@ impl Check<'_> {
                 self.bytes_of(id, &blob).await?;
             }
         }
+        Ok(())
     }
 
     /// The chunks of a committed blob are there, with the length and checksum recorded.

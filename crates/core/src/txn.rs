@@ -225,6 +225,41 @@ pub(crate) async fn page(
     Ok(snapshot.scan(&start, &end, limit).await?)
 }
 
+/// A walk over all records under a prefix, a page at a time.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    prefix: Bytes,
+    after: Option<Bytes>,
+    limit: usize,
+}
+
+impl Pages {
+    /// At most `limit` records at once.
+    pub(crate) fn of(prefix: impl Into<Bytes>, limit: usize) -> Self {
+        Self { prefix: prefix.into(), after: None, limit }
+    }
+
+    /// The next page; never an empty one.
+    pub(crate) async fn next(
+        &mut self,
+        snapshot: &dyn Snapshot,
+    ) -> Result<Option<Vec<(Bytes, larder_meta::Record)>>> {
+        let page = page(snapshot, &self.prefix, self.after.as_deref(), self.limit).await?;
+        let Some((last, _)) = page.last() else { return Ok(None) };
+        self.after = Some(last.clone());
+        Ok(Some(page))
+    }
+
+    /// The next page as of now, for a walk that holds no snapshot while it works on a page.
+    pub(crate) async fn next_now(
+        &mut self,
+        larder: &Larder,
+    ) -> Result<Option<Vec<(Bytes, larder_meta::Record)>>> {
+        let snapshot = larder.inner.meta.snapshot().await?;
+        self.next(&*snapshot).await
+    }
+}
+
 /// Gates of spaces, striped: commits hold one shared, an operation that must be alone holds it
 /// exclusively over its whole attempt.
 #[derive(Debug)]

@@ -48,7 +48,7 @@ use crate::{
     entry::SpaceRef,
     error::{Error, Result},
     schema::{self, Blob, BlobState, Content, Job, MasterRecord, Space, SpaceState},
-    txn,
+    txn::{self, Pages},
 };
 
 /// Records read at once.
@@ -214,15 +214,13 @@ impl<'a> Scan<'a> {
 
     /// Everything under a prefix.
     async fn all(&mut self, family: &Family, prefix: &[u8]) -> Result<()> {
-        let mut after: Option<Bytes> = None;
-        loop {
-            let page = txn::page(self.snapshot, prefix, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(Bytes::copy_from_slice(prefix), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in &page {
                 self.record(family, key, record).await?;
             }
         }
+        Ok(())
     }
 
     async fn of_space(&mut self, family: &Family, space: SpaceId) -> Result<()> {
@@ -252,12 +250,8 @@ impl<'a> Scan<'a> {
     /// and in the trash.
     async fn nodes(&mut self, space: SpaceId, key_of: fn(NodeId) -> Bytes) -> Result<()> {
         for name in [b"au", b"de", b"tr"] {
-            let prefix = [&name[..], space.as_bytes()].concat();
-            let mut after: Option<Bytes> = None;
-            loop {
-                let page = txn::page(self.snapshot, &prefix, after.as_deref(), PAGE).await?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
+            let mut pages = Pages::of([&name[..], space.as_bytes()].concat(), PAGE);
+            while let Some(page) = pages.next(self.snapshot).await? {
                 let mut keys = Vec::with_capacity(page.len());
                 for (key, record) in &page {
                     keys.extend(super::node_of(key, &record.value)?.map(key_of));
@@ -275,12 +269,8 @@ impl<'a> Scan<'a> {
 
     /// The jobs that must be finished, of the space or all, with what is known of them.
     async fn jobs(&mut self, space: Option<SpaceId>) -> Result<()> {
-        let mut after: Option<Bytes> = None;
-        loop {
-            let prefix = schema::jobs_prefix();
-            let page = txn::page(self.snapshot, &prefix, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::jobs_prefix(), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in &page {
                 let job: Job = schema::decode(key, &record.value)?;
                 let of = super::subject_of_job(&job.work);
@@ -296,6 +286,7 @@ impl<'a> Scan<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn any_record(&mut self, key: &Bytes, record: &Record) -> Result<()> {

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use larder_base::id::{GroupId, KeyId, UserId};
-use larder_meta::{Record, Snapshot};
+use larder_meta::Snapshot;
 
 use super::{group, key};
 use crate::{
     error::Result,
     schema::{self, Group, Job, JobWork, User},
-    txn,
+    txn::{self, Pages},
 };
 
 /// Records read at once.
@@ -43,27 +43,13 @@ struct Audit<'a> {
 }
 
 impl Audit<'_> {
-    async fn page(
-        &self,
-        prefix: &Bytes,
-        after: &mut Option<Bytes>,
-    ) -> Result<Vec<(Bytes, Record)>> {
-        let page = txn::page(self.snapshot, prefix, after.as_deref(), PAGE).await?;
-        *after = page.last().map(|(key, _)| key.clone());
-        Ok(page)
-    }
-
     async fn there(&self, key: &Bytes) -> Result<bool> {
         Ok(self.snapshot.get(key).await?.is_some())
     }
 
     async fn jobs(&mut self) -> Result<()> {
-        let (prefix, mut after) = (schema::jobs_prefix(), None);
-        loop {
-            let page = self.page(&prefix, &mut after).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::jobs_prefix(), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in &page {
                 match schema::decode::<Job>(key, &record.value)?.work {
                     JobWork::ForgetUser { user } => self.going.insert(*user.as_bytes()),
@@ -72,15 +58,12 @@ impl Audit<'_> {
                 };
             }
         }
+        Ok(())
     }
 
     async fn users(&mut self) -> Result<()> {
-        let (prefix, mut after) = (schema::users_prefix(), None);
-        loop {
-            let page = self.page(&prefix, &mut after).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::users_prefix(), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in &page {
                 let id = UserId::from_bytes(schema::trailing_id(key)?);
                 let user: User = schema::decode(key, &record.value)?;
@@ -91,15 +74,12 @@ impl Audit<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn groups(&mut self) -> Result<()> {
-        let (prefix, mut after) = (schema::groups_prefix(), None);
-        loop {
-            let page = self.page(&prefix, &mut after).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(schema::groups_prefix(), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (key, record) in &page {
                 let id = GroupId::from_bytes(schema::trailing_id(key)?);
                 let group: Group = schema::decode(key, &record.value)?;
@@ -110,16 +90,13 @@ impl Audit<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     async fn memberships(&mut self) -> Result<()> {
         for (family, index) in [(*b"gm", *b"ug"), (*b"ug", *b"gm")] {
-            let (prefix, mut after) = (Bytes::copy_from_slice(&family), None);
-            loop {
-                let page = self.page(&prefix, &mut after).await?;
-                if page.is_empty() {
-                    break;
-                }
+            let mut pages = Pages::of(Bytes::copy_from_slice(&family), PAGE);
+            while let Some(page) = pages.next(self.snapshot).await? {
                 for (key, _) in &page {
                     let Some((first, second)) = group::pair(key) else {
                         (self.report)("I2", format!("{} is no membership", key.escape_ascii()));
@@ -153,12 +130,8 @@ impl Audit<'_> {
     }
 
     async fn credentials(&mut self) -> Result<()> {
-        let (prefix, mut after) = (Bytes::from_static(b"ak"), None);
-        loop {
-            let page = self.page(&prefix, &mut after).await?;
-            if page.is_empty() {
-                break;
-            }
+        let mut pages = Pages::of(Bytes::from_static(b"ak"), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (stored, record) in &page {
                 let id = KeyId::from_bytes(schema::trailing_id(stored)?);
                 let credential = schema::decode_credential(stored, &record.value)?;
@@ -182,12 +155,8 @@ impl Audit<'_> {
                 }
             }
         }
-        let (prefix, mut after) = (Bytes::from_static(b"uk"), None);
-        loop {
-            let page = self.page(&prefix, &mut after).await?;
-            if page.is_empty() {
-                return Ok(());
-            }
+        let mut pages = Pages::of(Bytes::from_static(b"uk"), PAGE);
+        while let Some(page) = pages.next(self.snapshot).await? {
             for (stored, _) in &page {
                 let id = KeyId::from_bytes(schema::trailing_id(stored)?);
                 if !self.there(&schema::api_key_key(id)).await? {
@@ -195,5 +164,6 @@ impl Audit<'_> {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     entry::{ListOptions, Page, SpaceKind},
     error::{Error, Result},
     schema::{self, JobWork, Space, User},
-    txn::{self, Stored, Txn, transact},
+    txn::{self, Pages, Stored, Txn, transact},
 };
 
 pub(crate) mod audit;
@@ -266,10 +266,8 @@ pub(crate) async fn put_new_user(
 
 /// Demands that another user than `id` still administers the instance at the commit.
 async fn require_another_admin(txn: &mut Txn, id: UserId) -> Result<()> {
-    let prefix = schema::users_prefix();
-    let mut after = None;
-    loop {
-        let page = txn::page(&*txn.snapshot, &prefix, after.as_deref(), 1000).await?;
+    let mut pages = Pages::of(schema::users_prefix(), 1000);
+    while let Some(page) = pages.next(&*txn.snapshot).await? {
         for (key, record) in &page {
             let user: User = schema::decode(key, &record.value)?;
             if user.rules() && schema::trailing_id(key)? != *id.as_bytes() {
@@ -277,14 +275,8 @@ async fn require_another_admin(txn: &mut Txn, id: UserId) -> Result<()> {
                 return Ok(());
             }
         }
-        match page.last() {
-            Some((key, _)) => after = Some(key.clone()),
-            None => {
-                let detail = "this is the last administrator: make another one first";
-                return Err(Error::new(ErrorKind::Conflict, detail));
-            }
-        }
     }
+    Err(Error::new(ErrorKind::Conflict, "this is the last administrator: make another one first"))
 }
 
 pub(crate) fn check_user_name(name: &str) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::{
     report::CollectReport,
     schema::{self, Blob, BlobState, Content},
     session,
-    txn::{self, Txn, transact},
+    txn::{Pages, Txn, transact},
 };
 
 /// Condemned blobs or chunks looked at per page.
@@ -33,14 +33,8 @@ impl Larder {
     /// Destroys the bytes of condemned blobs that no reader can need.
     pub(crate) async fn collect_condemned(&self) -> Result<CollectReport> {
         let mut report = CollectReport::default();
-        let prefix = schema::condemned_prefix();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(report) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::condemned_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             // All of the page was condemned before now, so one epoch does for all of it.
             let epoch = self.inner.epochs.advance();
             let first_seen: Vec<(BlobId, u64)> = {
@@ -59,6 +53,7 @@ impl Larder {
             let blobs: Vec<BlobId> = ready.into_iter().map(|(blob, _)| blob).collect();
             self.destroy(&blobs, &mut report).await?;
         }
+        Ok(report)
     }
 
     /// Takes condemned blobs to their end: first all are marked, then their chunks go, then, when

@@ -15,7 +15,7 @@ use crate::{
     revision::file_state,
     room::Room,
     schema::{self, Expiry, Space, SpaceState},
-    txn::{self, Stored, Txn, transact},
+    txn::{self, Pages, Stored, Txn, transact},
 };
 
 /// Ends looked at per page.
@@ -27,14 +27,8 @@ const AUTHOR: &str = "expiry";
 impl Larder {
     /// Puts every file whose end has come into the trash.
     pub(crate) async fn expire_due(&self, now: Timestamp) -> Result<()> {
-        let prefix = schema::expires_prefix();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::expires_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, _) in &page {
                 let due = schema::time_of(key).is_some_and(|at| at <= now);
                 if !due || self.inner.stopping() {
@@ -48,6 +42,7 @@ impl Larder {
                 }
             }
         }
+        Ok(())
     }
 
     async fn expire_one(&self, key: &[u8], node: NodeId) -> Result<()> {

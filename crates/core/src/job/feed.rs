@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     feed::Position,
     schema::{self, ChangeRecord, FeedBase, Space, SpaceState},
-    txn::{self, transact},
+    txn::{self, Pages, transact},
 };
 
 /// Changes removed by one transaction.
@@ -40,14 +40,8 @@ impl Larder {
         if !at_once && uptime < self.inner.feeds.trimming().due {
             return Ok(());
         }
-        let prefix = schema::spaces_prefix();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::spaces_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, _) in &page {
                 if self.inner.stopping() {
                     return Ok(());

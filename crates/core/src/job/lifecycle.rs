@@ -33,7 +33,7 @@ use crate::{
         Walked,
     },
     tree::lookup::{self, Found},
-    txn::{self, Txn, transact},
+    txn::{self, Pages, Txn, transact},
 };
 
 /// Entries looked at per page.
@@ -126,13 +126,8 @@ impl Larder {
     }
 
     async fn any_rules(&self) -> Result<bool> {
-        let prefix = schema::lifecycles_prefix();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(false) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::lifecycles_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 let stored: Lifecycle = schema::decode(key, &record.value)?;
                 if stored.rules.iter().any(|rule| rule.enabled) {
@@ -140,6 +135,7 @@ impl Larder {
                 }
             }
         }
+        Ok(false)
     }
 
     /// Applies the rules of all spaces, or of one; answers what came of it.
@@ -157,14 +153,8 @@ impl Larder {
             [] => Cursor::default(),
             bytes => schema::decode(b"jx", bytes)?,
         };
-        let prefix = schema::lifecycles_prefix();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::lifecycles_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, _) in &page {
                 let id = SpaceId::from_bytes(schema::trailing_id(key)?);
                 let passed = cursor.space.is_some_and(|at| id < at);

@@ -21,7 +21,7 @@ use crate::{
     job::is_long,
     report::CheckReport,
     schema::{self, Job, JobEnd, JobNote, JobState, JobWork},
-    txn::{self, transact},
+    txn::{Pages, transact},
 };
 
 /// Name of the lease under which long jobs run.
@@ -78,12 +78,8 @@ impl Larder {
 
     async fn next_long_job(&self) -> Result<Option<(JobId, Job)>> {
         let snapshot = self.inner.meta.snapshot().await?;
-        let prefix = schema::jobs_prefix();
-        let mut after = None;
-        loop {
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), JOBS_PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(None) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::jobs_prefix(), JOBS_PAGE);
+        while let Some(page) = pages.next(&*snapshot).await? {
             for (key, record) in &page {
                 let job: Job = schema::decode(key, &record.value)?;
                 if is_long(&job.work) {
@@ -91,6 +87,7 @@ impl Larder {
                 }
             }
         }
+        Ok(None)
     }
 
     async fn run_long_job(&self, id: JobId, job: Job) -> Result<()> {

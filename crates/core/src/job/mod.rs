@@ -24,7 +24,7 @@ use crate::{
     error::Result,
     report::CollectReport,
     schema::{self, Cancel, Job, JobEnd, JobState, JobWork},
-    txn::{self, transact},
+    txn::{self, Pages, transact},
     work::Class,
 };
 
@@ -126,12 +126,8 @@ impl Larder {
 
     /// Runs every queued short job; failed ones too if `all`.
     async fn run_queue(&self, all: bool) -> Result<()> {
-        let prefix = schema::jobs_prefix();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), JOBS_PAGE).await?;
-            drop(snapshot);
+        let mut pages = Pages::of(schema::jobs_prefix(), JOBS_PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 if self.inner.stopping() {
                     return Ok(());
@@ -142,11 +138,8 @@ impl Larder {
                     self.run_job(id, job).await?;
                 }
             }
-            match page.last() {
-                Some((key, _)) => after = Some(key.clone()),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     async fn run_job(&self, id: JobId, job: Job) -> Result<()> {

@@ -26,7 +26,7 @@ use crate::{
     schema::{
         self, FileState, Job, JobEnd, JobNote, JobState, JobWork, Space, SpaceState, Trashed,
     },
-    txn::{self, transact},
+    txn::{self, Pages, transact},
 };
 
 /// Records looked at per page.
@@ -69,14 +69,8 @@ impl Larder {
         let uptime = self.inner.env.monotonic();
         let revisions = uptime >= *self.inner.revisions_due();
         let mut pause = REVISIONS_PAUSE_MAX;
-        let prefix = schema::spaces_prefix();
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::spaces_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 let id = SpaceId::from_bytes(schema::trailing_id(key)?);
                 let space: Space = schema::decode(key, &record.value)?;
@@ -168,14 +162,8 @@ impl Larder {
         id: SpaceId,
         mut more: impl FnMut(&Trashed) -> bool,
     ) -> Result<bool> {
-        let prefix = schema::trash_prefix(id);
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(true) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::trash_prefix(id), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 let trashed: Trashed = schema::decode(key, &record.value)?;
                 if trashed.purging {
@@ -189,6 +177,7 @@ impl Larder {
                 self.wake_jobs();
             }
         }
+        Ok(true)
     }
 
     /// Marks an item unless it has been restored or purged meanwhile.
@@ -244,17 +233,11 @@ impl Larder {
     /// Removes the oldest of all older revisions of a space until `over` bytes are gone, at most
     /// [`TRIM_WINDOW`] of them; answers how many, and their bytes.
     async fn trim_revisions(&self, job: &Running, id: SpaceId, over: u64) -> Result<(u64, u64)> {
-        let prefix = schema::space_revisions_prefix(id);
+        let mut pages = Pages::of(schema::space_revisions_prefix(id), PAGE);
         // The oldest so far, the youngest of them on top.
         let mut window = BinaryHeap::new();
         let mut bytes = 0u64;
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 let state: FileState = schema::decode(key, &record.value)?;
                 let Some((node, number)) = schema::revision_parts(key) else { continue };
@@ -319,14 +302,8 @@ impl Larder {
 
     /// Removes older revisions past their age.
     async fn expire_revisions(&self, id: SpaceId, now: Timestamp, keep: Duration) -> Result<()> {
-        let prefix = schema::space_revisions_prefix(id);
-        let mut after = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(schema::space_revisions_prefix(id), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             let mut nodes = Vec::new();
             for (key, record) in &page {
                 let state: FileState = schema::decode(key, &record.value)?;
@@ -340,6 +317,7 @@ impl Larder {
                 self.expire_revisions_of(id, node, now, keep).await?;
             }
         }
+        Ok(())
     }
 
     async fn expire_revisions_of(

@@ -8,9 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use larder_base::id::{ChunkId, SpaceId, UploadId, UserId};
-use larder_meta::{Record, Snapshot};
+use larder_meta::Snapshot;
 
 use crate::{
     Larder,
@@ -21,7 +20,7 @@ use crate::{
         session::{self as records, SessionState as State},
     },
     session::is_needed,
-    txn,
+    txn::{self, Pages},
 };
 
 /// Records read at once.
@@ -41,17 +40,16 @@ impl Larder {
     /// Proves what is said of sessions, as one snapshot has them.
     pub(crate) async fn check_sessions(&self, snapshot: &dyn Snapshot) -> Result<SessionSums> {
         let mut sums = SessionSums::default();
-        let mut after = None;
-        while let Some(page) = next(snapshot, &records::sessions_prefix(), &mut after).await? {
+        let mut pages = Pages::of(records::sessions_prefix(), PAGE);
+        while let Some(page) = pages.next(snapshot).await? {
             for (key, record) in page {
                 let id = UploadId::from_bytes(schema::trailing_id(&key)?);
                 let session: Session = schema::decode(&key, &record.value)?;
                 self.check_session(snapshot, id, &session, &mut sums).await?;
             }
         }
-        let mut after = None;
-        let prefix = records::sessions_counts_prefix();
-        while let Some(page) = next(snapshot, &prefix, &mut after).await? {
+        let mut pages = Pages::of(records::sessions_counts_prefix(), PAGE);
+        while let Some(page) = pages.next(snapshot).await? {
             for (key, record) in page {
                 let user = UserId::from_bytes(schema::trailing_id(&key)?);
                 let (counters, _) = txn::decode_counters(&key, Some(record))?;
@@ -67,8 +65,8 @@ impl Larder {
             let detail = format!("user {user} counts no uploads, there are {are}");
             sums.findings.push(("S1", detail));
         }
-        let mut after = None;
-        while let Some(page) = next(snapshot, &records::owners_prefix(), &mut after).await? {
+        let mut pages = Pages::of(records::owners_prefix(), PAGE);
+        while let Some(page) = pages.next(snapshot).await? {
             for (key, record) in page {
                 let owner: Owner = schema::decode(&key, &record.value)?;
                 let session = records::session_key(owner.upload);
@@ -153,15 +151,4 @@ impl Larder {
         // Whoever ended it removes its chunks before this record.
         Ok(session.is_some_and(|session| !matches!(session.value.state, State::Open)))
     }
-}
-
-async fn next(
-    snapshot: &dyn Snapshot,
-    prefix: &[u8],
-    after: &mut Option<Bytes>,
-) -> Result<Option<Vec<(Bytes, Record)>>> {
-    let page = txn::page(snapshot, prefix, after.as_deref(), PAGE).await?;
-    let Some((last, _)) = page.last() else { return Ok(None) };
-    *after = Some(last.clone());
-    Ok(Some(page))
 }

@@ -12,7 +12,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bytes::Bytes;
 use larder_base::{
     failpoint,
     id::{BlobId, SpaceId, UploadId, UserId},
@@ -27,7 +26,7 @@ use crate::{
         session::{self as records, SessionState as State},
     },
     session::{complete::one_less, live::Tail},
-    txn::{self, Txn, transact},
+    txn::{self, Pages, Txn, transact},
 };
 
 /// Records looked at at once.
@@ -69,14 +68,8 @@ impl Larder {
     pub(crate) async fn sweep_sessions(&self) -> Result<()> {
         let _turn = self.inner.sweep_turn.lock().await;
         let mut users = BTreeMap::new();
-        let prefix = records::sessions_prefix();
-        let mut after: Option<Bytes> = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+        let mut pages = Pages::of(records::sessions_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 if self.inner.stopping() {
                     return Ok(());
@@ -160,14 +153,8 @@ impl Larder {
 
     /// Ends the sessions into a space that is going.
     pub(crate) async fn end_sessions_in(&self, space: SpaceId) -> Result<()> {
-        let prefix = records::sessions_prefix();
-        let mut after: Option<Bytes> = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(records::sessions_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 let session: Session = schema::decode(key, &record.value)?;
                 if session.space == space && matches!(session.state, State::Open) {
@@ -180,18 +167,13 @@ impl Larder {
                 }
             }
         }
+        Ok(())
     }
 
     /// Ends the sessions of a user who was deleted.
     pub(crate) async fn end_sessions_of(&self, user: UserId) -> Result<()> {
-        let prefix = records::user_sessions_prefix(user);
-        let mut after: Option<Bytes> = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(records::user_sessions_prefix(user), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, _) in &page {
                 let id = UploadId::from_bytes(schema::trailing_id(key)?);
                 let mut turn = self.take_turn(id).await?;
@@ -201,6 +183,7 @@ impl Larder {
                 self.clean_up_soon(id);
             }
         }
+        Ok(())
     }
 
     /// Ends an open session; `false` if it has ended already.
@@ -240,14 +223,8 @@ impl Larder {
     }
 
     async fn clean_up_all(&self) -> Result<()> {
-        let prefix = records::cleanups_prefix();
-        let mut after: Option<Bytes> = None;
-        loop {
-            let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            drop(snapshot);
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+        let mut pages = Pages::of(records::cleanups_prefix(), PAGE);
+        while let Some(page) = pages.next_now(self).await? {
             for (key, _) in &page {
                 if self.inner.stopping() {
                     return Ok(());
@@ -256,6 +233,7 @@ impl Larder {
                 Box::pin(self.clean_up(id)).await?;
             }
         }
+        Ok(())
     }
 
     /// Removes what an ended session has left. Any number of these may run at once.
@@ -496,13 +474,10 @@ impl Larder {
 
     /// Removes the counts of users who are gone.
     async fn sweep_counts(&self) -> Result<()> {
-        let prefix = records::sessions_counts_prefix();
-        let mut after: Option<Bytes> = None;
+        let mut pages = Pages::of(records::sessions_counts_prefix(), PAGE);
         loop {
             let snapshot = self.inner.meta.snapshot().await?;
-            let page = txn::page(&*snapshot, &prefix, after.as_deref(), PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+            let Some(page) = pages.next(&*snapshot).await? else { return Ok(()) };
             for (key, record) in &page {
                 let (counters, _) = txn::decode_counters(key, Some(record.clone()))?;
                 let user = UserId::from_bytes(schema::trailing_id(key)?);
