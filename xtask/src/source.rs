@@ -75,7 +75,7 @@ impl File {
     }
 }
 
-/// Reads every text file of the repository that is not ignored, sorted by path.
+/// Reads every file of the repository that is not ignored, sorted by path.
 pub(crate) fn read_all(root: &Path) -> Result<Vec<File>> {
     let mut paths = listed_by_git(root).map_or_else(|| walked(root), Ok)?;
     paths.sort();
@@ -88,9 +88,8 @@ pub(crate) fn read_all(root: &Path) -> Result<Vec<File>> {
             continue;
         }
         let bytes = fs::read(&full).with_context(|| format!("read {}", full.display()))?;
-        if let Ok(text) = std::str::from_utf8(&bytes) {
-            files.push(File::new(&path, text));
-        }
+        // What is no text shows by the mark that stands for it; a rule refuses it.
+        files.push(File::new(&path, &String::from_utf8_lossy(&bytes)));
     }
     Ok(files)
 }

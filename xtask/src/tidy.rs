@@ -114,13 +114,21 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
 type Rule = fn(&File, &mut Vec<Finding>);
 
 /// The rules that look at one file.
-const RULES: &[Rule] = &[head, size, columns, ascii, names, remarks, code_words, foreign, decision];
+const RULES: &[Rule] =
+    &[head, only_text, size, columns, ascii, names, remarks, code_words, foreign, decision];
 
 fn head(file: &File, found: &mut Vec<Finding>) {
     let first = file.text.lines().next().unwrap_or_default();
     let said = first.strip_prefix("//!").unwrap_or_default().trim();
     if file.is_rust() && said.is_empty() {
         found.push(Finding::new(&file.path, 1, "begin with `//!`: what the file does"));
+    }
+}
+
+/// Packages and archives come from where they are kept, never with the source.
+fn only_text(file: &File, found: &mut Vec<Finding>) {
+    if file.text.contains('\u{fffd}') {
+        found.push(Finding::new(&file.path, 0, "not UTF-8 text: it does not belong here"));
     }
 }
 
@@ -341,6 +349,11 @@ mod tests {
         refused(head, "a.rs", "");
         passes(head, "a.rs", "//! Does it.\n");
         passes(head, "a.md", "# Title\n");
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        refused(only_text, "some.whl", &String::from_utf8_lossy(b"PK\x03\x04\xff\xfe"));
     }
 
     #[test]
