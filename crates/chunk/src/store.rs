@@ -112,7 +112,8 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
         length: Option<u64>,
     ) -> Result<Box<dyn ChunkWriter>, ChunkError>;
 
-    /// Opens `range` of chunk `id`. The reader goes on to the end although the chunk is deleted.
+    /// A reader of `range` of chunk `id`. That there is no such chunk or range may be told by the
+    /// reader's first piece; once that is read it goes on to the end although the chunk is deleted.
     async fn open(
         &self,
         id: ChunkId,

@@ -14,7 +14,8 @@
 //! each other user who waits.
 //!
 //! Large uploads have few slots only while small changes are made, which wait for the same disk;
-//! alone they may have many.
+//! downloads only while several users want them. Else they have many: to wait for a turn that is
+//! taken from nobody only costs time.
 //!
 //! Promises: no more turns at once than slots; a slot is never idle while somebody waits; a
 //! waiter that goes away leaves the queue, and a turn that is dropped, in a panic too, passes on;
@@ -51,9 +52,10 @@ pub(crate) const AGE_STEP: Duration = Duration::from_millis(500);
 /// After how long without any small change large uploads may have more turns.
 const CALM_AFTER: Duration = Duration::from_secs(1);
 
-/// How many times more. Each of them uses two threads, and handing over takes its time: so many
-/// reach the rate of uploads that never wait.
-const CALM_FACTOR: usize = 8;
+/// How many times more there are then, and for downloads while one user alone wants them. Each of
+/// them uses two threads, and handing over takes its time: so many reach the rate of uploads, and
+/// of downloads, that never wait.
+const MORE_FACTOR: usize = 8;
 
 /// How urgent something is: 0 is the most urgent, as in RFC 9218 section 4.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,11 +184,11 @@ pub struct TaskInfo {
 #[derive(Clone, Debug)]
 pub struct WorkSettings {
     /// Buffers of uploads that are moved at once while small changes are being made, eight times
-    /// as many while none are; of downloads twice as many, and half as many batches of expensive
-    /// requests. `None` is one for each core. Measured with 16 uploads of 256 MiB on two cores:
+    /// as many while none are; of downloads twice as many while several users want them, eight
+    /// times as many for one alone; and half as many batches of expensive requests. `None` is one for each core. Measured with 16 uploads of 256 MiB on two cores:
     /// one slot costs them half of their rate, more than two make a small request of somebody
-    /// else wait up to ten times as long. Downloads hold up nobody's syncs, and with two slots
-    /// lose a third of their rate to handing over.
+    /// else wait up to ten times as long. Downloads hold up nobody's syncs, and 16 of 1 MiB
+    /// with two slots lose a third of their rate to handing over, with four a tenth.
     pub slots: Option<usize>,
     /// Steps that wait at the most before further tasks are refused.
     pub queue_max: usize,
@@ -223,8 +225,8 @@ impl Work {
         let new = |slots| Lane::new(slots, settings.queue_max, env.clone());
         let lane = |slots| Arc::new(new(slots));
         Self {
-            uploads: Arc::new(Lane { slots_calm: CALM_FACTOR * slots, ..new(slots) }),
-            downloads: lane(2 * slots),
+            uploads: Arc::new(Lane { more: More::Calm(MORE_FACTOR * slots), ..new(slots) }),
+            downloads: Arc::new(Lane { more: More::Alone(MORE_FACTOR * slots), ..new(2 * slots) }),
             requests: lane((slots / 2).max(1)),
             long: lane(1),
         }
@@ -320,13 +322,21 @@ impl Larder {
 /// Slots, and who wants one.
 struct Lane {
     slots: usize,
-    /// Slots while nothing else is going on.
-    slots_calm: usize,
+    more: More,
     queue_max: usize,
     env: Env,
     /// When something else was going on last, in milliseconds by the monotonic clock.
     disturbed: AtomicU64,
     state: Mutex<State>,
+}
+
+/// When there are more slots, and how many.
+enum More {
+    Never,
+    /// While no small changes are being made.
+    Calm(usize),
+    /// While all who have a turn or wait for one are the same user.
+    Alone(usize),
 }
 
 #[derive(Default)]
@@ -371,17 +381,25 @@ struct Waiter {
 impl Lane {
     fn new(slots: usize, queue_max: usize, env: Env) -> Self {
         let disturbed = AtomicU64::new(0);
-        Self { slots, slots_calm: slots, queue_max, env, disturbed, state: Mutex::default() }
+        Self { slots, more: More::Never, queue_max, env, disturbed, state: Mutex::default() }
     }
 
     fn disturb(&self) {
         self.disturbed.store(self.now_millis(), Relaxed);
     }
 
-    /// How many turns there may be now.
-    fn limit(&self) -> usize {
+    /// How many turns there may be now if `user` gets one of them.
+    fn limit(&self, state: &State, user: UserId) -> usize {
+        match self.more {
+            More::Calm(slots) if self.is_calm() => slots,
+            More::Alone(slots) if state.users.keys().all(|other| *other == user) => slots,
+            More::Never | More::Calm(_) | More::Alone(_) => self.slots,
+        }
+    }
+
+    fn is_calm(&self) -> bool {
         let since = self.now_millis().saturating_sub(self.disturbed.load(Relaxed));
-        if u128::from(since) > CALM_AFTER.as_millis() { self.slots_calm } else { self.slots }
+        u128::from(since) > CALM_AFTER.as_millis()
     }
 
     fn now_millis(&self) -> u64 {
@@ -422,7 +440,7 @@ impl Lane {
     /// A turn now, if a slot is free and nobody waits.
     fn try_turn(self: &Arc<Self>, task: &Task) -> Option<Turn> {
         let mut state = self.state();
-        if state.running >= self.limit() || !state.waiting.is_empty() {
+        if state.running >= self.limit(&state, task.user) || !state.waiting.is_empty() {
             return None;
         }
         state.begin(task.number, task.user, self.env.now());
@@ -433,11 +451,12 @@ impl Lane {
     fn serve(self: &Arc<Self>) {
         loop {
             let mut state = self.state();
-            if state.running >= self.limit() {
-                return;
-            }
             let Some(at) = state.next(self.env.monotonic()) else { return };
             let waiter = state.waiting.swap_remove(at);
+            if state.running >= self.limit(&state, waiter.user) {
+                state.waiting.push(waiter);
+                return;
+            }
             let now = self.env.now();
             state.left(waiter.task, waiter.user, now);
             state.begin(waiter.task, waiter.user, now);
@@ -613,6 +632,9 @@ impl Drop for Place<'_> {
             state.waiting.swap_remove(at);
             state.left(self.task.number, self.task.user, now);
             state.standing(self.task.user, |_| {});
+            drop(state);
+            // Who is alone now has more slots.
+            self.task.lane.serve();
         }
     }
 }

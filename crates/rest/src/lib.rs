@@ -204,11 +204,12 @@ impl Inner {
             return operation::answer(self, route, &head.headers);
         }
         if let Route::Link(token) = route {
-            return shares::view_link(self, token).await;
+            return Box::pin(shares::view_link(self, token)).await;
         }
         let (route, mut caller) = match route.through_link() {
             Some((token, route)) => {
-                (route, shares::open_link(self, token, &head.headers, from).await?)
+                let open = shares::open_link(self, token, &head.headers, from);
+                (route, Box::pin(open).await?)
             }
             None => {
                 let given = Given::parse(&head.headers)?;
@@ -227,7 +228,7 @@ impl Inner {
         }
         let call = Call { inner: self, head, body, caller };
         let response = match idempotency::key(&head.headers)? {
-            Some(key) if !safe => idempotency::answer(key, route, &method, call).await?,
+            Some(key) if !safe => Box::pin(idempotency::answer(key, route, &method, call)).await?,
             _ => dispatch(route, method.as_str(), call).await?,
         };
         if !safe || !call::is_json(&response) {
@@ -244,6 +245,9 @@ impl Inner {
 }
 
 /// Hands a request, whose method the route allows, to its handler.
+///
+/// A download is what is asked for most, and its future is small; the others are on the heap, so
+/// that it need not carry the room that they want.
 async fn dispatch(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
     let method = match (route, method) {
         (Route::File(..) | Route::FileId(..) | Route::Upload(..), method) => method,
@@ -254,12 +258,29 @@ async fn dispatch(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
     match (route, method) {
         (Route::File(space, path), "GET") => files::get(call, space, path, Want::Content).await,
         (Route::File(space, path), "HEAD") => files::get(call, space, path, Want::Head).await,
+        (Route::FileId(id), "GET") => files::get_by_id(call, id, Want::Content).await,
+        (Route::FileId(id), "HEAD") => files::get_by_id(call, id, Want::Head).await,
+        (Route::File(..) | Route::Files | Route::FileId(_), method) => {
+            Box::pin(write_file(route, method, call)).await
+        }
+        _ => Box::pin(arrange(route, method, call)).await,
+    }
+}
+
+/// The same for what changes the content of files, or removes them.
+async fn write_file(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
+    match (route, method) {
         (Route::File(space, path), "PUT") => files::put(call, space, path).await,
         (Route::File(space, path), "DELETE") => files::delete(call, space, path).await,
         (Route::Files, "POST") => files::post(call).await,
-        (Route::FileId(id), "GET") => files::get_by_id(call, id, Want::Content).await,
-        (Route::FileId(id), "HEAD") => files::get_by_id(call, id, Want::Head).await,
         (Route::FileId(id), "DELETE") => files::delete_by_id(call, id).await,
+        _ => Err(without_handler()),
+    }
+}
+
+/// The same for trees, spaces and upload sessions.
+async fn arrange(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
+    match (route, method) {
         (Route::Stat(space, path), "GET") => tree::stat(call, space, path).await,
         (Route::Dir(space, path), "PUT") => tree::create_dir(call, space, path).await,
         (Route::List(space, path), "GET") => tree::list(call, space, path).await,
@@ -288,7 +309,6 @@ async fn dispatch(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
         (Route::UploadComplete(id), "POST") => uploads::complete(call, id).await,
         (Route::UploadParts(id), "GET") => uploads::parts(call, id).await,
         (Route::UploadPart(id, number), "PUT") => uploads::put_part(call, id, number).await,
-        // Rarer, and kept out of the way of the others.
         _ => Box::pin(administer(route, method, call)).await,
     }
 }
@@ -331,6 +351,10 @@ async fn administer(route: Route<'_>, method: &str, call: Call<'_>) -> Answer {
         (Route::Share(id), "GET") => shares::get(call, id).await,
         (Route::Share(id), "PATCH") => shares::change(call, id).await,
         (Route::Share(id), "DELETE") => shares::delete(call, id).await,
-        _ => Err(Error::internal("an allowed method has no handler").into()),
+        _ => Err(without_handler()),
     }
+}
+
+fn without_handler() -> Failure {
+    Error::internal("an allowed method has no handler").into()
 }

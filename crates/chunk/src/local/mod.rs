@@ -300,7 +300,7 @@ impl ChunkStore for LocalStore {
         id: ChunkId,
         range: Range<u64>,
     ) -> Result<Box<dyn ChunkReader>, ChunkError> {
-        self.blocking(move |shared| reader::open(shared, id, range)).await
+        reader::open(&self.shared, id, range)
     }
 
     async fn head(&self, id: ChunkId) -> Result<ChunkStat, ChunkError> {

@@ -5,7 +5,7 @@
 //! Whoever wants the next window while this one is consumed asks for it ahead (core does).
 //!
 //! Promises: I-CHK-3 a block is verified before a byte of it is returned; I-CHK-5 the file stays
-//! open, so a deleted chunk is read to its end.
+//! open from the first piece on, so a deleted chunk is read to its end.
 //! Not here: what to do about damage (core reports it, `scrub` quarantines).
 
 use std::{
@@ -20,12 +20,11 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use larder_base::{
-    Env,
     id::ChunkId,
     memory::{Share, Use, WAIT_MAX},
 };
 use larder_disk::{
-    buffer::{Buffer, BufferPool, LARGE, SMALL},
+    buffer::{Buffer, LARGE, SMALL},
     file::{Access, DiskFile},
 };
 use rustix::fs::Advice;
@@ -205,28 +204,39 @@ pub(super) struct Ahead {
     told: AtomicU64,
 }
 
-/// Opens `range` of chunk `id`; blocks.
+/// A chunk of which a range is being read.
+#[derive(Debug)]
+struct Source {
+    opened: Opened,
+    ahead: Option<Ahead>,
+}
+
+impl Source {
+    /// Opens `range` of chunk `id`; blocks.
+    fn open(shared: &Shared, id: ChunkId, range: Range<u64>) -> Result<Self, ChunkError> {
+        let opened = Opened::open(shared, id, Access::READ, Some(range.clone()))?;
+        if range.end > opened.length {
+            return Err(ChunkError::Range(id));
+        }
+        let end = HEADER as u64 + range.end.next_multiple_of(BLOCK as u64).min(opened.length);
+        let long = range.end - range.start > SMALL as u64;
+        let ahead = long.then(|| Ahead { end, told: AtomicU64::new(0) });
+        Ok(Self { opened, ahead })
+    }
+}
+
+/// A reader of `range` of chunk `id`. The file is opened with the first piece: going to another
+/// thread and back costs as much as the reading of a small one.
 pub(super) fn open(
     shared: &Arc<Shared>,
     id: ChunkId,
     range: Range<u64>,
 ) -> Result<Box<dyn ChunkReader>, ChunkError> {
-    let opened = Opened::open(shared, id, Access::READ, Some(range.clone()))?;
-    if range.start > range.end || range.end > opened.length {
+    if range.start > range.end {
         return Err(ChunkError::Range(id));
     }
-    let end = HEADER as u64 + range.end.next_multiple_of(BLOCK as u64).min(opened.length);
-    let long = range.end - range.start > SMALL as u64;
-    let ahead = long.then(|| Arc::new(Ahead { end, told: AtomicU64::new(0) }));
-    Ok(Box::new(LocalReader {
-        opened: Arc::new(opened),
-        pool: shared.pool.clone(),
-        env: shared.env.clone(),
-        position: range.start,
-        end: range.end,
-        ahead,
-        next: Next::Nothing,
-    }))
+    let shared = Arc::clone(shared);
+    Ok(Box::new(LocalReader { shared, id, range, source: None, next: Next::Nothing }))
 }
 
 #[derive(Debug)]
@@ -235,36 +245,55 @@ enum Next {
     Nothing,
     /// Memory for it.
     Empty(Buffer),
-    Reading(JoinHandle<Result<Buffer, ChunkError>>),
+    Reading(JoinHandle<Result<(Arc<Source>, Buffer), ChunkError>>),
 }
 
 #[derive(Debug)]
 struct LocalReader {
-    opened: Arc<Opened>,
-    pool: BufferPool,
-    env: Env,
-    position: u64,
-    end: u64,
-    ahead: Option<Arc<Ahead>>,
+    shared: Arc<Shared>,
+    id: ChunkId,
+    /// What is still to be read.
+    range: Range<u64>,
+    source: Option<Arc<Source>>,
     next: Next,
 }
 
 impl LocalReader {
-    /// What reads the window at the position into `buffer`.
-    fn work(&self, buffer: Buffer) -> impl FnOnce() -> Result<Buffer, ChunkError> + Send + use<> {
-        let (opened, end, ahead) = (Arc::clone(&self.opened), self.end, self.ahead.clone());
-        let from = self.position / BLOCK as u64 * BLOCK as u64;
-        move || opened.read(buffer, from, end, ahead.as_deref())
+    /// What reads the next window into `buffer`, and opens the chunk before the first one.
+    fn work(
+        &self,
+        buffer: Buffer,
+    ) -> impl FnOnce() -> Result<(Arc<Source>, Buffer), ChunkError> + Send + use<> {
+        let (shared, id, range) = (Arc::clone(&self.shared), self.id, self.range.clone());
+        let source = self.source.clone();
+        move || {
+            let source = match source {
+                Some(source) => source,
+                None => Arc::new(Source::open(&shared, id, range.clone())?),
+            };
+            let from = range.start / BLOCK as u64 * BLOCK as u64;
+            let buffer = source.opened.read(buffer, from, range.end, source.ahead.as_ref())?;
+            Ok((source, buffer))
+        }
     }
 }
 
 #[async_trait]
 impl ChunkReader for LocalReader {
     async fn prepare(&mut self) -> Result<(), ChunkError> {
-        if matches!(self.next, Next::Nothing) && self.position < self.end {
-            let left = self.end - self.position / BLOCK as u64 * BLOCK as u64;
+        if !matches!(self.next, Next::Nothing) {
+            return Ok(());
+        }
+        if self.range.is_empty() {
+            // That there is such a chunk is looked up all the same.
+            if self.source.is_none() {
+                self.next = Next::Empty(Buffer::detached(0));
+            }
+        } else {
+            let left = self.range.end - self.range.start / BLOCK as u64 * BLOCK as u64;
             let wanted = usize::try_from(left).unwrap_or(LARGE);
-            let buffer = self.pool.acquire(Use::Reads, wanted, WAIT_MAX, &self.env).await;
+            let Shared { pool, env, .. } = &*self.shared;
+            let buffer = pool.acquire(Use::Reads, wanted, WAIT_MAX, env).await;
             self.next = Next::Empty(buffer.ok_or(ChunkError::Busy)?);
         }
         Ok(())
@@ -281,13 +310,17 @@ impl ChunkReader for LocalReader {
         let Next::Reading(handle) = &mut self.next else { return Ok(None) };
         let outcome = joined(handle.await);
         self.next = Next::Nothing;
-        let buffer = outcome?;
+        let (source, buffer) = outcome?;
+        self.source = Some(source);
         // Blocks are whole at both ends of the range; the caller wants only the range.
-        let skip = (self.position % BLOCK as u64) as usize;
-        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        let skip = (self.range.start % BLOCK as u64) as usize;
+        let left = usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX);
         let taken = buffer.len().saturating_sub(skip).min(left);
+        if taken == 0 {
+            return Ok(None);
+        }
         let bytes = Bytes::from_owner(buffer).slice(skip..skip + taken);
-        self.position += taken as u64;
+        self.range.start += taken as u64;
         Ok(Some(bytes))
     }
 }

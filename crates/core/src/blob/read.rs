@@ -11,7 +11,7 @@
 //!
 //! Not here: finding the revision (`download`), how windows are read (the chunk store).
 
-use std::{collections::VecDeque, mem, ops::Range, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, mem, ops::Range, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use larder_base::{
@@ -83,13 +83,23 @@ struct Parts {
     task: Option<Task>,
 }
 
-/// A window that is being read in a task of its own; it stops with this.
-#[derive(Debug)]
-struct Reading(JoinHandle<(Box<Parts>, Result<Option<Bytes>>)>);
+/// A window that is being read; it stops with this.
+struct Reading(Pin<Box<dyn Future<Output = Outcome> + Send>>);
 
-impl Drop for Reading {
+/// A task that reads; it stops with this.
+struct Ahead(JoinHandle<Outcome>);
+
+impl Drop for Ahead {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+type Outcome = Result<(Box<Parts>, Option<Bytes>)>;
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reading")
     }
 }
 
@@ -163,26 +173,33 @@ impl Body {
         };
         // What is being read stays in place until it has been read.
         self.chunks = Chunks::Reading(reading);
-        let Chunks::Reading(Reading(handle)) = &mut self.chunks else { return Ok(None) };
-        let (parts, outcome) =
-            handle.await.map_err(|error| Error::internal("reading stopped").with_source(error))?;
-        let bytes = outcome?;
+        let Chunks::Reading(Reading(reading)) = &mut self.chunks else { return Ok(None) };
+        let (parts, bytes) = reading.await?;
         let ahead = bytes.is_some() && self.larder.inner.config.memory.room() >= AHEAD_ROOM;
         self.chunks = match parts {
             parts if bytes.is_none() || parts.left == 0 => Chunks::None,
-            parts if ahead => Chunks::Reading(self.read(parts)),
+            parts if ahead => Chunks::Reading(self.read_ahead(parts)),
             parts => Chunks::Idle(parts),
         };
         Ok(bytes)
     }
 
-    /// Begins to read the next window.
+    /// Reads the next window while somebody waits for it.
     fn read(&self, mut parts: Box<Parts>) -> Reading {
         let larder = self.larder.clone();
-        let env = &self.larder.inner.env;
-        Reading(env.spawn("read a window", async move {
-            let outcome = parts.next(&larder).await;
-            (parts, outcome)
+        Reading(Box::pin(async move {
+            let bytes = parts.next(&larder).await?;
+            Ok((parts, bytes))
+        }))
+    }
+
+    /// Begins to read the next window in a task of its own.
+    fn read_ahead(&self, parts: Box<Parts>) -> Reading {
+        let Reading(reading) = self.read(parts);
+        let mut task = Ahead(self.larder.inner.env.spawn("read a window", reading));
+        Reading(Box::pin(async move {
+            let stopped = |error| Error::internal("reading stopped").with_source(error);
+            (&mut task.0).await.map_err(stopped)?
         }))
     }
 }

@@ -122,7 +122,7 @@ fn a_user_who_holds_slots_lets_others_have_the_next() {
 #[test]
 fn large_uploads_leave_room_while_small_changes_are_made() {
     let (env, clock) = Env::manual(1);
-    let lane = Arc::new(Lane { slots_calm: 3, ..Lane::new(1, 10, env) });
+    let lane = Arc::new(Lane { more: More::Calm(3), ..Lane::new(1, 10, env) });
     let tasks: Vec<_> = (0..4).map(|user| enter(&lane, user, 3)).collect();
     let first = now(&tasks[0]);
     let mut waiting: Vec<_> = tasks[1..].iter().map(|task| Some(wait(task))).collect();
@@ -138,6 +138,40 @@ fn large_uploads_leave_room_while_small_changes_are_made() {
     assert!(poll(&mut last).is_pending(), "one still has its turn");
     drop(turns);
     assert!(poll(&mut last).is_ready());
+}
+
+#[test]
+fn who_is_alone_has_more_slots_until_somebody_else_comes() {
+    let (env, _clock) = Env::manual(1);
+    let lane = Arc::new(Lane { more: More::Alone(3), ..Lane::new(1, 10, env) });
+    let mine: Vec<_> = (0..5).map(|_| enter(&lane, 1, 3)).collect();
+    let mut turns: Vec<_> = mine[..3].iter().map(now).collect();
+    let mut waiting = vec![Some(wait(&mine[3]))];
+    let other = enter(&lane, 2, 3);
+    let mut others = Some(wait(&other));
+    // The slots beyond the usual ones fall to nobody.
+    drop(turns.pop());
+    drop(turns.pop());
+    assert!(poll(others.as_mut().unwrap()).is_pending());
+    drop(turns.pop());
+    let turn = match poll(others.as_mut().unwrap()) {
+        Poll::Ready(turn) => turn,
+        Poll::Pending => panic!("the other one has fewer turns, and is next"),
+    };
+    drop(others.take());
+    assert!(served(&mut waiting).is_empty(), "two users, one slot");
+    waiting.push(Some(wait(&mine[4])));
+    drop(turn);
+    assert_eq!(served(&mut waiting).len(), 2, "alone again");
+    // Somebody who only waited, and goes away, leaves the slots to the others too.
+    let mut turns: Vec<_> = mine[..3].iter().map(now).collect();
+    let mut others = Some(wait(&other));
+    let mut waiting = vec![Some(wait(&mine[3]))];
+    drop(turns.pop());
+    assert!(served(&mut waiting).is_empty());
+    assert!(poll(others.as_mut().unwrap()).is_pending());
+    drop(others.take());
+    assert_eq!(served(&mut waiting).len(), 1);
 }
 
 #[test]

@@ -168,8 +168,9 @@ settings! {
     memory_budget_bytes: Size = "memory.budget_bytes", "64MiB";
 
     /// Pieces of large uploads that are moved at once while small changes are made, and eight times
-    /// as many while none are; of downloads twice as many, of expensive requests half as many.
-    /// `auto` is one for each core. More make small requests wait longer.
+    /// as many while none are; of downloads twice as many, or eight times as many for a user who
+    /// is alone; of expensive requests half as many. `auto` is one for each core. More make small
+    /// requests wait longer.
     work_slots: Option<usize> = "work.slots", "auto";
     /// Heavy steps that wait at the most before further ones are told to come again.
     work_queue_max: usize = "work.queue_max", "1024";
