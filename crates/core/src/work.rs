@@ -185,10 +185,11 @@ pub struct TaskInfo {
 pub struct WorkSettings {
     /// Buffers of uploads that are moved at once while small changes are being made, eight times
     /// as many while none are; of downloads twice as many while several users want them, eight
-    /// times as many for one alone; and half as many batches of expensive requests. `None` is one for each core. Measured with 16 uploads of 256 MiB on two cores:
-    /// one slot costs them half of their rate, more than two make a small request of somebody
-    /// else wait up to ten times as long. Downloads hold up nobody's syncs, and 16 of 1 MiB
-    /// with two slots lose a third of their rate to handing over, with four a tenth.
+    /// times as many for one alone; and half as many batches of expensive requests. `None` is one
+    /// for each core. Measured with 16 uploads of 256 MiB on two cores: one slot costs them half
+    /// of their rate, more than two make a small request of somebody else wait up to ten times as
+    /// long. Downloads hold up nobody's syncs, and 16 of 1 MiB lose a third of their rate to
+    /// handing over with two slots, a tenth with four.
     pub slots: Option<usize>,
     /// Steps that wait at the most before further tasks are refused.
     pub queue_max: usize,
