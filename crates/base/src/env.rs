@@ -8,7 +8,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,8 @@ use crate::time::Timestamp;
 #[derive(Clone)]
 pub struct Env {
     inner: Arc<Inner>,
+    /// The last number that [`Env::sequence`] gave.
+    sequence: Arc<AtomicU64>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "there is one per process")]
@@ -33,7 +38,7 @@ impl Env {
     /// The real clock and the real entropy.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn system() -> Self {
-        Self { inner: Arc::new(Inner::System { start: std::time::Instant::now() }) }
+        Self::of(Inner::System { start: std::time::Instant::now() })
     }
 
     /// A clock that stands at 2025-01-01 until it is moved, and entropy from `seed`.
@@ -41,7 +46,11 @@ impl Env {
         let clock = ManualClock::default();
         let entropy = Mutex::new(StdRng::seed_from_u64(seed));
         let inner = Inner::Manual { clock: clock.clone(), entropy };
-        (Self { inner: Arc::new(inner) }, clock)
+        (Self::of(inner), clock)
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner), sequence: Arc::default() }
     }
 
     /// The wall-clock time. It may step in either direction.
@@ -98,6 +107,16 @@ impl Env {
                 entropy.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(bytes);
             }
         }
+    }
+
+    /// A number larger than all that were given before: the wall-clock time in milliseconds, and
+    /// below that 12 bits that count (RFC 9562 section 6.2, method 1). Where the clock steps back
+    /// or more are taken than fit into a millisecond, it runs ahead of the clock.
+    pub fn sequence(&self) -> u64 {
+        let now = u64::try_from(self.now().millis()).unwrap_or(0) << 12;
+        let next = |last: u64| now.max(last + 1);
+        let last = self.sequence.fetch_update(Relaxed, Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_else(|last| last))
     }
 
     /// A random number below `bound`, for jitter; 0 if `bound` is 0.

@@ -27,11 +27,15 @@ macro_rules! id_type {
         pub struct $name(Uuid);
 
         impl $name {
-            /// Makes a new id from the clock and the entropy of `env`.
+            /// Makes a new id from the clock and the entropy of `env`; it sorts behind all that
+            /// were made from this `env` before.
             pub fn new(env: &Env) -> Self {
-                let millis = u64::try_from(env.now().millis()).unwrap_or(0);
+                let sequence = env.sequence();
                 let mut random = [0u8; 10];
                 env.fill_random(&mut random);
+                let [.., high, low] = sequence.to_be_bytes();
+                [random[0], random[1]] = [high & 0x0f, low];
+                let millis = sequence >> 12;
                 Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
             }
 
@@ -262,5 +266,8 @@ mod tests {
         let first = NodeId::new(&env);
         clock.advance(std::time::Duration::from_millis(2));
         assert!(first < NodeId::new(&env));
+        // Also within one millisecond, and when more are made than it has numbers.
+        let many: Vec<NodeId> = (0..10_000).map(|_| NodeId::new(&env)).collect();
+        assert!(many.is_sorted_by(|a, b| a < b));
     }
 }

@@ -3,6 +3,9 @@
 //! Not here: settings that an operator may change (the binary's `config`), and bounds that only
 //! one module knows (declared in that module).
 
+/// Longest key of an entry of a bucket, in bytes; what S3 allows.
+pub const OBJECT_KEY_BYTES_MAX: usize = 1024;
+
 /// Longest name of an entry in a tree, in bytes after NFC; what file systems allow
 /// (docs/semantics.md T5).
 pub const NAME_BYTES_MAX: usize = 255;
@@ -31,4 +34,4 @@ pub const TXN_BYTES_MAX: usize = 1 << 20;
 pub const KEY_BYTES_MAX: usize = 1536;
 
 const _: () = assert!(INLINE_BYTES_MAX < TXN_BYTES_MAX, "a body must fit into its commit");
-const _: () = assert!(NAME_BYTES_MAX + 64 < KEY_BYTES_MAX, "a name must fit into a key");
+const _: () = assert!(OBJECT_KEY_BYTES_MAX + 64 < KEY_BYTES_MAX, "a name must fit into a key");

@@ -3,16 +3,17 @@
 //! Promises: an [`EntryName`] is 1 to 255 bytes of UTF-8 in NFC without NUL, `/`, control
 //! characters, and is not `.` or `..` (docs/semantics.md T5, hazard N21); a [`TreePath`] has at
 //! most 256 of them and at most 4,096 bytes where a request named it. Whoever holds one need not
-//! check again.
+//! check again. In a bucket the name of an entry is a whole key ([`EntryName::key`]): 1 to 1,024
+//! bytes, kept byte for byte, slashes included.
 //!
-//! Not here: bucket keys, which are byte-exact and no paths (they come with the S3 door).
+//! Not here: which space has names of which kind (core).
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
+use crate::limits::{NAME_BYTES_MAX, OBJECT_KEY_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
 
 /// Why a text is not a name or a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,12 @@ pub enum NameError {
     /// The path is too long.
     #[error("a path must not be longer than {PATH_BYTES_MAX} bytes")]
     PathTooLong,
+    /// The key is too long.
+    #[error("a key must not be longer than {OBJECT_KEY_BYTES_MAX} bytes")]
+    KeyTooLong,
+    /// The key has a character that no XML document can hold.
+    #[error("a key must not contain control characters other than tab, line feed and return")]
+    KeyCharacter,
     /// The path has too many names.
     #[error("a path must not have more than {PATH_DEPTH_MAX} names")]
     TooDeep,
@@ -60,6 +67,26 @@ impl EntryName {
         }
     }
 
+    /// Checks the key of an entry of a bucket, which is kept as it is.
+    pub fn key(text: &str) -> Result<Self, NameError> {
+        let listable = |c: char| match c {
+            '\t' | '\n' | '\r' => true,
+            '\u{fffe}' | '\u{ffff}' => false,
+            c => c >= ' ',
+        };
+        match text {
+            "" => Err(NameError::Empty),
+            key if key.len() > OBJECT_KEY_BYTES_MAX => Err(NameError::KeyTooLong),
+            key if !key.chars().all(listable) => Err(NameError::KeyCharacter),
+            key => Ok(Self(key.into())),
+        }
+    }
+
+    /// A name as a record has it: whichever kind of space it is of, it was checked when it came.
+    pub fn stored(text: &str) -> Result<Self, NameError> {
+        Self::key(text)
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -76,7 +103,7 @@ impl TryFrom<String> for EntryName {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        Self::new(&text)
+        Self::stored(&text)
     }
 }
 

@@ -94,6 +94,10 @@ impl Download {
         &self.entry
     }
 
+    pub(crate) fn state(&self) -> &FileState {
+        &self.state
+    }
+
     /// Opens a range of the content, in bytes from its start; it must lie within the size.
     pub async fn read(&self, range: Range<u64>) -> Result<Body> {
         let key = schema::blob_key(self.state.blob);

@@ -36,8 +36,10 @@ mod access;
 pub mod account;
 mod blob;
 mod board;
+mod bucket;
 pub mod caller;
 mod check;
+mod condition;
 mod copy;
 mod download;
 pub mod dump;
@@ -51,6 +53,7 @@ mod job;
 mod lease;
 pub mod lifecycle;
 mod metrics;
+mod object;
 mod quota;
 mod relocate;
 pub mod report;
@@ -87,6 +90,11 @@ pub use feed::{CURSOR_NOW, Change, ChangeKind, ChangePage};
 pub use idempotency::Operation;
 pub use identity::seal::{MasterKey, MasterKeyId};
 pub use lifecycle::{Expire, LifecycleRule, NewRule, Noncurrent};
+pub use object::{
+    Bucket, ChecksumAlgorithm, Completion, CopyOptions, KeyEntry, KeyListing, KeyPage,
+    MultipartInfo, MultipartPart, MultipartRef, NamedPart, NewMultipart, ObjectChecksum,
+    ObjectDigest, ObjectEntry, ObjectInfo,
+};
 pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo, JobKind};
 pub use session::{
     Append, AppendRefused, Checksum, NewAppend, NewSession, PartInfo, PartUpload, SessionInfo,
@@ -143,6 +151,8 @@ pub struct Config {
     pub idempotency_keys_max: u64,
     /// How long an unfinished upload session is kept after it was last heard of.
     pub upload_session_ttl: Duration,
+    /// The same of an unfinished multipart upload of S3.
+    pub multipart_ttl: Duration,
     /// Pause between two searches for expired ones.
     pub upload_sweep_interval: Duration,
     /// Most open sessions of one user.
@@ -176,6 +186,7 @@ impl Default for Config {
             idempotency_retention: Duration::from_secs(24 * 3600),
             idempotency_keys_max: 250_000,
             upload_session_ttl: Duration::from_secs(3600),
+            multipart_ttl: Duration::from_secs(7 * 24 * 3600),
             upload_sweep_interval: Duration::from_secs(300),
             upload_sessions_per_user_max: 1000,
             upload_result_retention: Duration::from_secs(24 * 3600),

@@ -100,7 +100,8 @@ pub(crate) struct Destination {
 impl Destination {
     /// The place at `to`, whose directory must exist.
     pub(crate) async fn resolve(txn: &Txn, room: &Room, to: &TreePath) -> Result<Self> {
-        let (name, above) = to
+        let names = room.names(to)?;
+        let (name, above) = names
             .split_last()
             .ok_or_else(|| Error::new(ErrorKind::Denied, "a root cannot be replaced"))?;
         let place = open_parent(&*txn.snapshot, room, above, false).await;

@@ -12,13 +12,13 @@
 //!
 //! Not here: how grants come and go (`share`), who belongs to a group (`identity::group`).
 
-use std::{collections::BTreeSet, ops::Deref, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use larder_base::{
     ErrorKind, Timestamp,
     id::{NodeId, SpaceId},
-    name::TreePath,
+    name::{EntryName, TreePath},
 };
 use larder_meta::{Snapshot, Version};
 
@@ -26,6 +26,7 @@ use crate::{
     Larder,
     access::{Principal, Right, Role, check_scope, require_admin},
     caller::Caller,
+    entry::SpaceKind,
     error::{Error, Result},
     identity::group,
     schema::{self, Grant, Space, SpaceState},
@@ -144,6 +145,14 @@ impl Room {
         let at = Located::from(id);
         let (space, standing) = (Arc::new(space), Standing::Whole);
         Self { id, at, right: Right::Write, space, standing }
+    }
+
+    /// The names of `path` here: in a bucket all of it is one key.
+    pub(crate) fn names<'a>(&self, path: &'a TreePath) -> Result<Cow<'a, [EntryName]>> {
+        if self.space.kind != SpaceKind::Bucket || path.names().len() < 2 {
+            return Ok(Cow::Borrowed(path.names()));
+        }
+        Ok(Cow::Owned(vec![EntryName::key(&path.to_string())?]))
     }
 
     /// What covers the way so far.

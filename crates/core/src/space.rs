@@ -100,13 +100,9 @@ impl Larder {
         check_name(&new.name)?;
         check_policy(&new.policy.apply(&SpacePolicy::default_of(new.kind)))?;
         match new.kind {
-            SpaceKind::Project => {}
+            SpaceKind::Project | SpaceKind::Bucket => {}
             SpaceKind::Home => {
                 return Err(Error::invalid("a home comes into being when its user first uses it"));
-            }
-            SpaceKind::Bucket => {
-                let detail = "buckets come with the S3 door, which this version does not have";
-                return Err(Error::new(ErrorKind::NotImplemented, detail));
             }
         }
         let id = SpaceId::new(&self.inner.env);
@@ -123,7 +119,7 @@ impl Larder {
     }
 
     /// Writes all records of a new space.
-    fn put_space(&self, txn: &mut Txn, caller: &Caller, id: SpaceId, new: NewSpace) {
+    pub(crate) fn put_space(&self, txn: &mut Txn, caller: &Caller, id: SpaceId, new: NewSpace) {
         let root = NodeId::new(&self.inner.env);
         let name_key = schema::space_name_key(&new.name);
         // An instance that is being loaded has nothing else.
@@ -285,13 +281,13 @@ impl Larder {
     }
 }
 
-fn name_taken(id: SpaceId) -> Error {
+pub(crate) fn name_taken(id: SpaceId) -> Error {
     Error::new(ErrorKind::AlreadyExists, "a space has this name").with_existing(id)
 }
 
 /// S3's rules for bucket names, so that every space can be one: 3 to 63 of `a-z 0-9 - .`, with a
 /// letter or digit at both ends; not `home`, and nothing that reads as an id.
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let inner = |byte: u8| plain(byte) || byte == b'-' || byte == b'.';
     let ends = name.bytes().next().is_some_and(plain) && name.bytes().last().is_some_and(plain);

@@ -17,10 +17,11 @@ use larder_base::{
 use crate::{
     Larder,
     access::Right,
+    blob::References,
     caller::Caller,
     entry::{
-        Conditions, Entry, EntryKind, ListOptions, Page, RestoreOptions, SpaceRef, Spot, Target,
-        TrashItem,
+        Conditions, Entry, EntryKind, ListOptions, Page, RestoreOptions, SpaceKind, SpaceRef, Spot,
+        Target, TrashItem,
     },
     error::{Error, Result},
     feed::{ChangeKind, Happened},
@@ -28,8 +29,8 @@ use crate::{
     quota::{self, delta},
     room::Room,
     schema::{
-        self, Authority, DirState, Dirent, DirentBody, Job, JobState, JobWork, Location, Place,
-        STAT_DIRS, STAT_FILES, STAT_SIZE, Space, Trashed, TrashedBody,
+        self, Authority, DirState, Dirent, DirentBody, FileState, Job, JobState, JobWork, Location,
+        Place, STAT_DIRS, STAT_FILES, STAT_SIZE, Space, Trashed, TrashedBody,
     },
     tree::{
         create::{OpenPlace, free_name, open_parent},
@@ -78,7 +79,12 @@ impl Larder {
             if !conditions.is_empty() {
                 let path = TreePath::root();
                 let entry = lookup::entry(&*txn.snapshot, id, path, &found.dirent.value).await?;
-                conditions.check(Some((&entry.etag.to_string(), entry.modified)))?;
+                match &found.dirent.value.body {
+                    DirentBody::File(state) => {
+                        conditions.check_file(Some((found.dirent.value.node, state)))?;
+                    }
+                    _ => conditions.check(Some((&[entry.etag.to_string()], entry.modified)))?,
+                }
             }
             found.parent.hold(&mut txn).await?;
             let key = schema::dirent_key(id, found.parent.dir(), &found.name);
@@ -108,6 +114,10 @@ impl Larder {
         let path = parent.join_from_root(name);
         txn.change(id, Happened::to(&dirent.value, ChangeKind::Deleted, &path));
         let (size, body) = match &dirent.value.body {
+            // A bucket has no trash, and its objects have no directories to come back to.
+            DirentBody::File(state) if space.kind == SpaceKind::Bucket => {
+                return self.remove_object(txn, space, found, state, item).await;
+            }
             DirentBody::File(state) => {
                 parent.add(txn, -delta(state.size), -1, 0);
                 let place = Place::Trash(item);
@@ -148,6 +158,49 @@ impl Larder {
         };
         txn.put(schema::trash_key(id, item), &trashed);
         Ok(public(item, &trashed))
+    }
+
+    /// Removes an object from its bucket for good: S3 has no trash. One without older revisions
+    /// is gone with the commit; of others a job removes what is left.
+    async fn remove_object(
+        &self,
+        txn: &mut Txn,
+        space: &Space,
+        found: &Found,
+        state: &FileState,
+        item: TrashId,
+    ) -> Result<TrashItem> {
+        let Found { parent, name, dirent, .. } = found;
+        let (id, node) = (parent.space, dirent.value.node);
+        parent.add(txn, -delta(state.size), -1, 0);
+        let deleted_by = txn.author.clone().unwrap_or_default();
+        let path = name.to_string();
+        let shared = self.forget_shares_of(txn, id, &[node]).await?;
+        if state.older == 0 && !shared {
+            let mut references = References::default();
+            references.release(state.blob);
+            references.apply(txn).await?;
+            quota::charge(txn, id, space.limits.live, -delta(state.size), 0);
+            txn.delete(schema::location_key(node));
+        } else {
+            quota::charge(txn, id, space.limits.live, -delta(state.size), delta(state.size));
+            txn.put(schema::location_key(node), &Location { space: id, place: Place::Trash(item) });
+            let trashed = Trashed {
+                node,
+                parent: parent.dir(),
+                name: name.clone(),
+                path: path.clone(),
+                deleted_by: deleted_by.clone(),
+                deleted: txn.now,
+                size: state.size,
+                purging: true,
+                body: TrashedBody::File(state.clone()),
+            };
+            txn.put(schema::trash_key(id, item), &trashed);
+            self.queue_job(txn, JobWork::Purge { space: id, item });
+        }
+        let (kind, size, deleted) = (EntryKind::File, state.size, txn.now);
+        Ok(TrashItem { item, id: node, path, kind, size, deleted_by, deleted })
     }
 
     /// One page of the trash, newest first; the cursor is the last item given.

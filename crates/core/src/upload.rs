@@ -31,11 +31,12 @@ use crate::{
         write::{BlobWriter, Finished},
     },
     caller::Caller,
-    entry::{Conditions, Entry, EtagSet, SpaceRef, UploadOptions, Written},
+    entry::{Conditions, Entry, SpaceRef, UploadOptions, Written},
     error::{Error, Redirect, Result},
     expiry,
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
+    object::ObjectInfo,
     quota::{self, Reservation, delta},
     room::{Located, Room},
     schema::{
@@ -71,6 +72,7 @@ pub struct Upload {
     /// The path that the request named, before any reference.
     asked: TreePath,
     content_type: Arc<str>,
+    info: Option<Arc<ObjectInfo>>,
     writer: BlobWriter,
     reservation: Option<Reservation>,
     /// Size of the file that is replaced, as it was at the start.
@@ -140,6 +142,7 @@ impl Larder {
             larder: self.clone(),
             writer,
             content_type,
+            info: None,
             reservation: opened.reservation,
             replaces_bytes: opened.replaces_bytes,
             options,
@@ -236,7 +239,8 @@ impl Larder {
         room: &Room,
         parents: bool,
     ) -> Result<OpenFile> {
-        let Some((name, above)) = place.path.split_last() else {
+        let names = room.names(&place.path)?;
+        let Some((name, above)) = names.split_last() else {
             // Paths begin at a file.
             let base = room.at.base.ok_or_else(|| Error::internal("an upload to a root"))?;
             let found = lookup::find_node(&*txn.snapshot, room, base).await?;
@@ -284,6 +288,11 @@ impl Destination {
 }
 
 impl Upload {
+    /// Says what else is to be kept with the revision; at any time before the commit.
+    pub fn describe(&mut self, info: ObjectInfo) {
+        self.info = Some(Arc::new(info));
+    }
+
     /// Takes the next bytes of the body. After an error the upload can only be dropped.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let size = self.writer.size() + bytes.len() as u64;
@@ -333,7 +342,8 @@ impl Upload {
 
     /// Makes the bytes a revision, durably.
     pub async fn commit(self) -> Result<Written> {
-        let Self { larder, place, asked, options, content_type, writer, reservation, .. } = self;
+        let Self { larder, place, asked, options, content_type, info, writer, .. } = self;
+        let reservation = self.reservation;
         let result = async {
             if options.length.is_some_and(|length| length != writer.size()) {
                 let detail = format!(
@@ -351,8 +361,17 @@ impl Upload {
             if let Some((entry, created)) = idempotency::entry_before()? {
                 return Ok(Written { entry, created, durability: (1, 1) });
             }
-            let commit =
-                Commit { place, options, content_type, finished, reservation, carrier: None };
+            let carrier = None;
+            let commit = Commit {
+                place,
+                options,
+                content_type,
+                info,
+                finished,
+                source: None,
+                reservation,
+                carrier,
+            };
             if commit.finished.staged.is_none() {
                 return commit.run(&larder).await;
             }
@@ -381,7 +400,10 @@ pub(crate) struct Commit {
     pub(crate) place: Destination,
     pub(crate) options: UploadOptions,
     pub(crate) content_type: Arc<str>,
+    pub(crate) info: Option<Arc<ObjectInfo>>,
     pub(crate) finished: Finished,
+    /// What it is a copy of: then the content is only another reference to that.
+    pub(crate) source: Option<Box<dyn Source>>,
     pub(crate) reservation: Option<Reservation>,
     /// What brought the body, if that was no single request.
     pub(crate) carrier: Option<Box<dyn Carrier>>,
@@ -400,6 +422,20 @@ pub(crate) trait Carrier: fmt::Debug + Send + Sync {
         txn: &'a mut Txn,
         written: &'a Written,
     ) -> BoxFuture<'a, Result<()>>;
+}
+
+/// What a copy is a copy of, looked at anew by each attempt to commit it.
+pub(crate) trait Source: fmt::Debug + Send + Sync {
+    /// What it is in the snapshot of the transaction, which holds the right to read it.
+    fn read<'a>(&'a self, larder: &'a Larder, txn: &'a mut Txn) -> BoxFuture<'a, Result<Copied>>;
+}
+
+/// What a source is at one moment, as the copy will have it.
+pub(crate) struct Copied {
+    /// A blob that is there already.
+    pub(crate) finished: Finished,
+    pub(crate) content_type: Arc<str>,
+    pub(crate) info: Option<Arc<ObjectInfo>>,
 }
 
 impl Commit {
@@ -434,6 +470,10 @@ impl Commit {
         let id = self.place.at.space;
         let (written, _) = transact!(larder, id, |txn| {
             txn.reservation = self.reservation.take().or(txn.reservation);
+            if let Some(source) = &self.source {
+                let Copied { finished, content_type, info } = source.read(larder, &mut txn).await?;
+                (self.finished, self.content_type, self.info) = (finished, content_type, info);
+            }
             let caller = &self.place.caller;
             let at = self.place.at.clone();
             let space = larder.enter_room(&mut txn, caller, at, Right::Create).await?;
@@ -477,8 +517,11 @@ impl Commit {
         Ok(written)
     }
 
-    /// The blob record of this body, with its first reference.
-    fn put_blob(&self, txn: &mut Txn) {
+    /// The blob record of this body with its first reference, or one more of what is copied.
+    fn put_blob(&self, txn: &mut Txn, references: &mut References) {
+        if self.source.is_some() {
+            return references.retain(self.finished.id);
+        }
         let Finished { id, size, content, .. } = &self.finished;
         let key = schema::blob_key(*id);
         let blob =
@@ -495,9 +538,10 @@ impl Commit {
             content_type: Arc::clone(&self.content_type),
             modified: txn.now,
             author: Arc::clone(&self.place.caller.name),
-            origin: Origin::Upload,
+            origin: if self.source.is_some() { Origin::Copy } else { Origin::Upload },
             older: 0,
             older_bytes: 0,
+            object: self.info.clone(),
         }
     }
 
@@ -523,7 +567,9 @@ impl Commit {
         let names = [place.chain.path(), &place.missing, std::slice::from_ref(name)].concat();
         let dirent = Dirent { node, body: DirentBody::File(state.clone()) };
         txn.change(id, Happened::to(&dirent, ChangeKind::Created, &TreePath::of_entry(names)));
-        self.put_blob(txn);
+        let mut references = References::default();
+        self.put_blob(txn, &mut references);
+        references.apply(txn).await?;
         Ok(self.written(&place_path(place, name), node, &state, true))
     }
 
@@ -537,8 +583,8 @@ impl Commit {
         let mut references = References::default();
         let state = self.state(txn);
         let state = supersede(txn, space, file, current, state, &mut references).await?;
+        self.put_blob(txn, &mut references);
         references.apply(txn).await?;
-        self.put_blob(txn);
         Ok(self.written(&file.chain.join(file.name), file.node, &state, false))
     }
 
@@ -635,33 +681,7 @@ fn check_conditions(
     if conditions.is_empty() {
         return Ok(());
     }
-    let state =
-        current.map(|(node, state)| (state.value.etag(*node).to_string(), state.value.modified));
-    conditions.check(state.as_ref().map(|(etag, modified)| (etag.as_str(), *modified)))
-}
-
-impl Conditions {
-    /// Judges the conditions on an etag and a time of last change; `None` is nothing there.
-    pub(crate) fn check(&self, current: Option<(&str, larder_base::Timestamp)>) -> Result<()> {
-        let matches = |set: &EtagSet| match (set, current) {
-            (_, None) => false,
-            (EtagSet::Any, Some(_)) => true,
-            (EtagSet::These(tags), Some((etag, _))) => tags.iter().any(|tag| tag == etag),
-        };
-        let fails = |detail: &'static str| Err(Error::new(ErrorKind::Precondition, detail));
-        if self.if_match.as_ref().is_some_and(|set| !matches(set)) {
-            return fails("the current etag is not the one demanded");
-        }
-        if self.if_none_match.as_ref().is_some_and(matches) {
-            return fails("there is such an entry already");
-        }
-        if let (Some(since), Some((_, modified))) = (self.if_unmodified_since, current)
-            && modified.millis().div_euclid(1000) > since.millis().div_euclid(1000)
-        {
-            return fails("the content has changed since");
-        }
-        Ok(())
-    }
+    conditions.check_file(current.map(|(node, state)| (*node, &state.value)))
 }
 
 /// A file whose current revision a transaction replaces.

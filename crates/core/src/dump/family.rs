@@ -121,6 +121,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family(*b"lw", Form::Never, OfSpace::No, "a pace, kept by the clock of one machine"),
     family(*b"se", Form::Never, OfSpace::No, "unfinished uploads go on where they are"),
     family(*b"su", Form::Never, OfSpace::No, "as `se`"),
+    family(*b"mu", Form::Never, OfSpace::No, "as `se`"),
     family(*b"sc", Form::Never, OfSpace::No, "as `se`"),
     family(*b"sd", Form::Never, OfSpace::No, "as `se`"),
     family(*b"up", Form::Never, OfSpace::No, "as `se`"),

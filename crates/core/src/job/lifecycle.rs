@@ -436,6 +436,7 @@ mod tests {
             origin: Origin::Upload,
             older,
             older_bytes: 0,
+            object: None,
         }
     }
 

@@ -28,7 +28,7 @@
 //! | `le` | name | [`Lease`] | lease |
 //! | `ri` | incarnation | nothing | job::collect |
 //! | `rt` | | a time | job::retention |
-//! | `se` `su` `sc` `sd` `up` `uq` `ow` | see [`session`] | | session |
+//! | `se` `su` `mu` `sc` `sd` `up` `uq` `ow` | see [`session`] | | session |
 //! | `gw`, `op` | incarnation; operation | see `meta::spec` | open; meta |
 //!
 //! The split that matters (docs/transactions.md section 2): authority (`au`, cold), identity and
@@ -80,7 +80,9 @@ pub(crate) use record::{
     Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, RefState, Space, SpaceState,
     Trashed, TrashedBody, User, etag_head,
 };
-pub(crate) use session::{Owner, Part, Session, SessionKind, SessionResult, SessionTarget};
+pub(crate) use session::{
+    Multipart, ObjectPart, Owner, Part, Session, SessionKind, SessionResult, SessionTarget,
+};
 pub(crate) use share::{
     Grant, Link, Shared, grant_key, grant_place, grant_principal, grants_prefix,
     link_downloads_key, link_key, link_token_key, principal_grants_prefix, shared_at_key,
@@ -149,7 +151,19 @@ pub(crate) fn decode_blob(key: &[u8], bytes: &Bytes) -> Result<Blob> {
 
 /// The record at the start of a stored form, and what comes behind it.
 fn decode_tail<T: DeserializeOwned>(key: &[u8], bytes: &Bytes) -> Result<(T, Bytes)> {
-    let Some((&FORMAT, rest)) = bytes.split_first() else { return Err(damaged(key)) };
+    decode_tail_of(FORMAT, key, bytes)
+}
+
+/// The same for a record of another format.
+fn decode_tail_of<T: DeserializeOwned>(
+    format: u8,
+    key: &[u8],
+    bytes: &Bytes,
+) -> Result<(T, Bytes)> {
+    let rest = match bytes.split_first() {
+        Some((first, rest)) if *first == format => rest,
+        _ => return Err(damaged(key)),
+    };
     let (value, tail) = postcard::take_from_bytes(rest).map_err(|_| damaged(key))?;
     Ok((value, bytes.slice_ref(tail)))
 }
@@ -219,6 +233,11 @@ pub(crate) fn dirents_prefix(space: SpaceId, parent: NodeId) -> Bytes {
     key(*b"de", &[space.as_bytes(), parent.as_bytes()])
 }
 
+/// Prefix of the entries of a bucket: behind it come the bytes of their keys.
+pub(crate) fn keys_prefix(space: SpaceId, root: NodeId) -> Bytes {
+    key(*b"de", &[space.as_bytes(), root.as_bytes(), &[TREE_SLOT]])
+}
+
 /// Prefix of the entries of all directories of a space.
 pub(crate) fn space_dirents_prefix(space: SpaceId) -> Bytes {
     key(*b"de", &[space.as_bytes()])
@@ -237,7 +256,7 @@ pub(crate) fn dirent_parent(key: &[u8]) -> Result<NodeId> {
 pub(crate) fn dirent_name(key: &[u8]) -> Result<EntryName> {
     let corrupt = || Error::new(larder_base::ErrorKind::Corrupt, "directory entry without a name");
     let name = key.get(2 + 16 + 16 + 1..).ok_or_else(corrupt)?;
-    EntryName::new(std::str::from_utf8(name).map_err(|_| corrupt())?).map_err(|_| corrupt())
+    EntryName::stored(std::str::from_utf8(name).map_err(|_| corrupt())?).map_err(|_| corrupt())
 }
 
 pub(crate) fn location_key(node: NodeId) -> Bytes {
@@ -399,6 +418,35 @@ mod tests {
         let error = decode::<Lease>(b"le", &[FORMAT + 1, 0]).expect_err("unknown format");
         assert_eq!(error.kind(), larder_base::ErrorKind::Corrupt);
         assert!(error.detail().contains("unknown format"), "{error}");
+    }
+
+    #[test]
+    fn files_of_before_there_were_objects_are_read() {
+        use std::sync::Arc;
+
+        use larder_base::{Timestamp, id::Incarnation};
+        let blob = BlobId { incarnation: Incarnation(1), counter: 2 };
+        let state = FileState {
+            revision: 3,
+            size: 4,
+            blob,
+            sha256: None,
+            content_type: "a/b".into(),
+            modified: Timestamp::from_millis(5),
+            author: "root".into(),
+            origin: Origin::Upload,
+            older: 6,
+            older_bytes: 7,
+            object: None,
+        };
+        let now = encode(&state);
+        // It ended before the mark of the field that came last.
+        let before = now.slice(..now.len() - 1);
+        assert_eq!(decode::<FileState>(b"rv", &before).expect("read").older_bytes, 7);
+        assert!(decode::<FileState>(b"rv", &now.slice(..now.len() - 2)).is_err());
+        let object = Some(Arc::new(crate::ObjectInfo::default()));
+        let with = encode(&FileState { object: object.clone(), ..state });
+        assert_eq!(decode::<FileState>(b"rv", &with).expect("read").object, object);
     }
 
     #[test]

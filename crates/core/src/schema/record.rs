@@ -1,6 +1,7 @@
 //! The values of the record families, as they are stored.
 //!
-//! A field is only ever added together with a new format number.
+//! A field is only ever added together with a new format number, or at the very end of a record,
+//! where its absence is told from the record's length.
 //!
 //! Not here: keys and encoding ([`super`]).
 
@@ -16,9 +17,12 @@ use larder_base::{
     },
     name::EntryName,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::entry::{EntryKind, Etag, SpaceKind, SpaceLimits, SpacePolicy};
+use crate::{
+    entry::{EntryKind, Etag, SpaceKind, SpaceLimits, SpacePolicy},
+    object::ObjectInfo,
+};
 
 /// The installation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -122,12 +126,38 @@ pub(crate) struct FileState {
     pub(crate) older: u32,
     /// Their bytes.
     pub(crate) older_bytes: u64,
+    /// What S3 knows of it. Last in every record that has a state: older ones end before it.
+    #[serde(deserialize_with = "if_there")]
+    pub(crate) object: Option<Arc<ObjectInfo>>,
 }
+
+/// The last field of a record, or nothing where the record is from before there was one.
+fn if_there<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    match Option::deserialize(deserializer) {
+        Err(error) if error.to_string() == END.to_string() => Ok(None),
+        read => read,
+    }
+}
+
+/// What a record that ends early is told by.
+const END: postcard::Error = postcard::Error::DeserializeUnexpectedEnd;
 
 impl FileState {
     /// The etag of this revision of `node`: node ids end in random bits, revisions never recur.
     pub(crate) fn etag(&self, node: NodeId) -> Etag {
         Etag(etag_head(node), self.revision)
+    }
+
+    /// The etag that S3 shows: a digest where one is known, which is none of the server's tokens.
+    pub(crate) fn object_etag(&self, node: NodeId) -> String {
+        match self.object.as_ref().and_then(|object| object.digest) {
+            Some(digest) => digest.to_string(),
+            None => self.etag(node).to_string(),
+        }
     }
 }
 

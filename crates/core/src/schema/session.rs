@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `se` | session | [`Session`] |
 //! | `su` | user, session | nothing: the open sessions of a user |
+//! | `mu` | space, key, session | nothing: the open multipart uploads of a space |
 //! | `sc` | user | counters: their number |
 //! | `sd` | session | nothing: it has ended and is to be cleaned up |
 //! | `up` | session, number | [`Part`]: small pieces at an offset, or numbered parts |
@@ -25,10 +26,11 @@ use larder_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ChunkRef, Content, decode_tail, encode, key};
+use super::{ChunkRef, Content, decode_tail_of, encode, key};
 use crate::{
     entry::{Conditions, Etag},
     error::Result,
+    object::{ChecksumAlgorithm, ObjectChecksum, ObjectInfo},
 };
 
 /// `sc`: open sessions of a user.
@@ -99,6 +101,19 @@ pub(crate) enum SessionKind {
         /// Whether all of them are its own.
         ready: bool,
     },
+    /// Numbered parts of an object.
+    Multipart(Box<Multipart>),
+}
+
+/// What a multipart upload is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Multipart {
+    pub(crate) key: String,
+    /// Whether the key is a name in a bucket, not a path.
+    pub(crate) flat: bool,
+    pub(crate) info: ObjectInfo,
+    /// The algorithm of its checksums, and whether that of the object is of the whole content.
+    pub(crate) checksum: Option<(ChecksumAlgorithm, bool)>,
 }
 
 /// How far a session is. Only `Open` and `Consumed` are ever left.
@@ -144,7 +159,16 @@ pub(crate) struct Part {
     /// What its chunks were staged as.
     pub(crate) blob: BlobId,
     pub(crate) created: Timestamp,
+    /// Of parts of an object.
+    pub(crate) object: Option<ObjectPart>,
     pub(crate) content: Content,
+}
+
+/// What S3 knows of a part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ObjectPart {
+    pub(crate) md5: [u8; 16],
+    pub(crate) checksum: Option<ObjectChecksum>,
 }
 
 /// Who needs the chunks that were staged under a blob id.
@@ -158,6 +182,27 @@ pub(crate) struct Owner {
 }
 
 impl Session {
+    /// Whether it takes numbered parts.
+    pub(crate) fn is_numbered(&self) -> bool {
+        matches!(self.kind, SessionKind::Numbered | SessionKind::Multipart(_))
+    }
+
+    /// The multipart upload that it is.
+    pub(crate) fn multipart(&self) -> Option<&Multipart> {
+        match &self.kind {
+            SessionKind::Multipart(multipart) => Some(multipart),
+            _ => None,
+        }
+    }
+
+    /// The records by which it is found while it is open.
+    pub(crate) fn index_keys(&self, id: UploadId) -> Vec<Bytes> {
+        let of_user = user_session_key(self.owner, id);
+        let of_key =
+            self.multipart().map(|multipart| multipart_key(self.space, &multipart.key, id));
+        [Some(of_user), of_key].into_iter().flatten().collect()
+    }
+
     /// Whether it ends as a file of its own.
     pub(crate) fn is_partial(&self) -> bool {
         self.kind == SessionKind::Partial
@@ -191,6 +236,16 @@ pub(crate) fn user_session_key(user: UserId, upload: UploadId) -> Bytes {
 /// Prefix of the open sessions of a user.
 pub(crate) fn user_sessions_prefix(user: UserId) -> Bytes {
     key(*b"su", &[user.as_bytes()])
+}
+
+/// Keys end at the NUL, which none of them has.
+pub(crate) fn multipart_key(space: SpaceId, object: &str, upload: UploadId) -> Bytes {
+    key(*b"mu", &[space.as_bytes(), object.as_bytes(), &[0], upload.as_bytes()])
+}
+
+/// Prefix of the open multipart uploads to the keys of a space that begin with `object`.
+pub(crate) fn multiparts_prefix(space: SpaceId, object: &str) -> Bytes {
+    key(*b"mu", &[space.as_bytes(), object.as_bytes()])
 }
 
 pub(crate) fn sessions_count_key(user: UserId) -> Bytes {
@@ -238,9 +293,15 @@ pub(crate) fn owners_prefix() -> Bytes {
     key(*b"ow", &[])
 }
 
+/// Format of a part that may be one of an object; those before it had no such field.
+const PART_FORMAT: u8 = 2;
+
 /// The stored form of a part: its record, then its bytes if they are inline.
 pub(crate) fn encode_part(part: &Part) -> Bytes {
     let mut bytes = Vec::from(encode(part));
+    if let Some(format) = bytes.first_mut() {
+        *format = PART_FORMAT;
+    }
     if let Content::Inline(body) = &part.content {
         bytes.extend_from_slice(body);
     }
@@ -249,7 +310,14 @@ pub(crate) fn encode_part(part: &Part) -> Bytes {
 
 /// The part of a stored form; inline bytes share its memory.
 pub(crate) fn decode_part(key: &[u8], bytes: &Bytes) -> Result<Part> {
-    let (mut part, body) = decode_tail::<Part>(key, bytes)?;
+    let (mut part, body) = match bytes.first() {
+        Some(&PART_FORMAT) => decode_tail_of::<Part>(PART_FORMAT, key, bytes)?,
+        _ => {
+            let (before, body) = decode_tail_of::<PartBefore>(super::FORMAT, key, bytes)?;
+            let PartBefore { size, sha256, blob, created, content } = before;
+            (Part { size, sha256, blob, created, object: None, content }, body)
+        }
+    };
     if let Content::Inline(inline) = &mut part.content {
         if body.len() as u64 != part.size {
             return Err(super::damaged(key));
@@ -257,4 +325,14 @@ pub(crate) fn decode_part(key: &[u8], bytes: &Bytes) -> Result<Part> {
         *inline = body;
     }
     Ok(part)
+}
+
+/// A part of the format before.
+#[derive(Deserialize)]
+struct PartBefore {
+    size: u64,
+    sha256: Option<Sha256>,
+    blob: BlobId,
+    created: Timestamp,
+    content: Content,
 }

@@ -508,6 +508,7 @@ impl Larder {
             require_open(&stored.value)?;
             txn.hold(key.clone(), stored.version);
             let part = Part {
+                object: None,
                 size: bytes.len() as u64,
                 sha256: None,
                 blob: stored.value.blob,

@@ -93,9 +93,10 @@ impl Larder {
             State::Open => {
                 reserves = true;
                 *sums.open.entry(session.owner).or_default() += 1;
-                let index = records::user_session_key(session.owner, id);
-                if snapshot.get(&index).await?.is_none() {
-                    sums.findings.push(("S1", format!("upload {id} is not listed")));
+                for index in session.index_keys(id) {
+                    if snapshot.get(&index).await?.is_none() {
+                        sums.findings.push(("S1", format!("upload {id} is not listed")));
+                    }
                 }
                 self.check_layout(id, session, sums).await?;
             }

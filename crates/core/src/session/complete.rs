@@ -30,6 +30,7 @@ use crate::{
     caller::Caller,
     entry::{Entry, EntryKind, SpaceRef, UploadOptions, Written},
     error::{Error, Result},
+    object::ObjectInfo,
     quota::{self, delta},
     schema::{
         self, Blob, BlobState, ChunkRef, Content, Session, SessionKind, SessionResult,
@@ -68,6 +69,8 @@ pub(super) struct Assembled {
     pub(super) size: u64,
     pub(super) sha256: Option<Sha256>,
     pub(super) end: SessionEnd,
+    /// What S3 knows of it.
+    pub(super) info: Option<Arc<ObjectInfo>>,
 }
 
 impl Carrier for SessionEnd {
@@ -102,7 +105,9 @@ impl SessionEnd {
             quota::reserve_durably(txn, *space, None, -delta(*bytes));
         }
         txn.add(records::sessions_count_key(session.owner), one_less());
-        txn.delete(records::user_session_key(session.owner, self.upload));
+        for key in session.index_keys(self.upload) {
+            txn.delete(key);
+        }
         for index in &self.inline {
             txn.delete(records::part_key(self.upload, *index));
         }
@@ -199,7 +204,7 @@ impl Larder {
             let full = match &session.kind {
                 SessionKind::Whole => session.length == Some(offset),
                 SessionKind::Final { ready, .. } => *ready,
-                SessionKind::Partial | SessionKind::Numbered => false,
+                SessionKind::Partial | SessionKind::Numbered | SessionKind::Multipart(_) => false,
             };
             if full {
                 let result = Box::pin(self.complete_turn(caller, id, turn, None)).await;
@@ -252,7 +257,7 @@ impl Larder {
                 let detail = "the upload is a part, or its parts are not together";
                 return Err(Error::new(ErrorKind::Conflict, detail));
             }
-            SessionKind::Numbered => {
+            SessionKind::Numbered | SessionKind::Multipart(_) => {
                 let detail = "the upload has numbered parts: say which ones it is made of";
                 return Err(Error::new(ErrorKind::Conflict, detail));
             }
@@ -273,7 +278,7 @@ impl Larder {
         assembled: Assembled,
         target: Option<(SpaceRef, TreePath)>,
     ) -> Result<Written> {
-        let Assembled { content, size, sha256, end } = assembled;
+        let Assembled { content, size, sha256, end, info } = assembled;
         if session.length.is_some_and(|length| length != size) {
             let length = session.length.unwrap_or(0);
             let detail = format!("the upload has {size} of {length} bytes");
@@ -301,6 +306,7 @@ impl Larder {
                 expires: None,
             },
             content_type: Arc::clone(&session.content_type),
+            info,
             finished: Finished {
                 id: session.blob,
                 size,
@@ -309,6 +315,7 @@ impl Larder {
                 staged: None,
                 _memory: None,
             },
+            source: None,
             reservation: None,
             carrier: Some(Box::new(end)),
         };
@@ -395,10 +402,16 @@ impl Larder {
         }
         if small {
             end.dropped = chunks;
-            return Ok(Assembled { content: Content::Inline(bytes.into()), size, sha256, end });
+            return Ok(Assembled {
+                content: Content::Inline(bytes.into()),
+                size,
+                sha256,
+                end,
+                info: None,
+            });
         }
         check_chunks(&chunks)?;
-        Ok(Assembled { content: Content::Chunks(chunks), size, sha256, end })
+        Ok(Assembled { content: Content::Chunks(chunks), size, sha256, end, info: None })
     }
 
     async fn read_chunks(&self, bytes: &mut Vec<u8>, chunks: &[ChunkRef]) -> Result<()> {
@@ -449,7 +462,7 @@ impl Larder {
             staged: Vec::new(),
             leftovers: true,
         };
-        Ok(Assembled { content: Content::Chunks(chunks), size, sha256: None, end })
+        Ok(Assembled { content: Content::Chunks(chunks), size, sha256: None, end, info: None })
     }
 
     /// Reads what will be a file, for its digest.

@@ -66,7 +66,7 @@ pub(super) struct Live {
 
 /// What is known of a session while its lock is held.
 #[derive(Debug, Default)]
-pub(super) struct LiveState {
+pub(crate) struct LiveState {
     pub(super) known: Option<Known>,
     /// The running digest, and of how many bytes it is.
     pub(super) hash: Option<(u64, Sha256Stream)>,
@@ -110,7 +110,7 @@ impl Tail {
 
 /// The right to use a session, and what is known of it.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     pub(super) live: Arc<Live>,
     pub(super) state: OwnedMutexGuard<LiveState>,
 }
@@ -223,7 +223,7 @@ impl Larder {
     /// Takes a session's turn; an append that runs is cut off and settled first.
     ///
     /// Errors: `Locked` if that takes too long.
-    pub(super) async fn take_turn(&self, id: UploadId) -> Result<Turn> {
+    pub(crate) async fn take_turn(&self, id: UploadId) -> Result<Turn> {
         let live = self.inner.sessions.live(id);
         let patience = self.inner.env.sleep(PATIENCE);
         let state = tokio::select! {
@@ -339,7 +339,7 @@ impl Larder {
     }
 
     /// Reads the record of a session.
-    pub(super) async fn read_session(
+    pub(crate) async fn read_session(
         &self,
         snapshot: &dyn Snapshot,
         id: UploadId,

@@ -20,7 +20,7 @@ use larder_base::{
     digest::Sha256,
     failpoint,
     id::{SpaceId, UploadId},
-    name::TreePath,
+    name::{EntryName, TreePath},
 };
 use larder_chunk::placement::Placement;
 use larder_meta::{Bound, CommitError, FieldOp, Version};
@@ -33,7 +33,7 @@ use crate::{
     error::{Error, Result},
     quota,
     schema::{
-        self, Session, SessionKind, SessionTarget,
+        self, Multipart, Session, SessionKind, SessionTarget,
         session::{self as records, SessionState as State},
     },
     txn::{self, Txn, transact},
@@ -213,7 +213,7 @@ impl Larder {
     }
 
     /// Writes the record of a new session and reserves what it needs: one commit.
-    async fn put_session(
+    pub(crate) async fn put_session(
         &self,
         caller: &Caller,
         new: NewSession,
@@ -298,7 +298,9 @@ impl Larder {
             let key = records::session_key(id);
             txn.hold_absent(key.clone());
             txn.put(key, session);
-            txn.put(records::user_session_key(caller.user, id), &());
+            for key in session.index_keys(id) {
+                txn.put(key, &());
+            }
             let owner = schema::Owner { upload: id, blob: session.blob, part: None };
             txn.put(records::owner_key(session.blob), &owner);
         });
@@ -498,7 +500,7 @@ impl Larder {
     }
 
     /// The record of a session of the caller.
-    async fn own_session(&self, caller: &Caller, id: UploadId) -> Result<Session> {
+    pub(crate) async fn own_session(&self, caller: &Caller, id: UploadId) -> Result<Session> {
         let snapshot = self.inner.meta.snapshot().await?;
         let stored = self.read_session(&*snapshot, id).await?;
         let own = stored.map(|stored| stored.value).filter(|session| {
@@ -526,7 +528,12 @@ impl Larder {
         let target = target.ok_or_else(|| Error::new(ErrorKind::Conflict, "a part is no file"))?;
         let shown = TreePath::parse(&target.shown).map_err(damaged)?;
         let at = crate::room::Located { space: session.space, base: target.base, shown };
-        let path = TreePath::parse(&target.path).map_err(damaged)?;
+        let path = match session.multipart() {
+            Some(Multipart { flat: true, key, .. }) => {
+                TreePath::of_entry(vec![EntryName::stored(key).map_err(damaged)?])
+            }
+            _ => TreePath::parse(&target.path).map_err(damaged)?,
+        };
         Ok(Destination { caller: caller.clone(), at, path, parent: target.parent })
     }
 
@@ -638,21 +645,30 @@ impl Larder {
                 None => offset.unwrap_or(0),
             },
             length: session.length.or(whole),
-            expires: open.then(|| self.expires(id)),
+            expires: open.then(|| self.expires(id, session)),
             state,
             refused: None,
             partial: session.is_partial(),
-            numbered: session.kind == SessionKind::Numbered,
+            numbered: session.is_numbered(),
             final_of,
             metadata: session.metadata.clone(),
             created: session.created,
         })
     }
 
+    /// After how long without a word from its client a session expires. S3 clients come back to
+    /// an upload whenever they like.
+    fn session_ttl(&self, session: &Session) -> Duration {
+        match session.kind {
+            SessionKind::Multipart(_) => self.inner.config.multipart_ttl,
+            _ => self.inner.config.upload_session_ttl,
+        }
+    }
+
     /// When a session expires if nothing comes.
-    fn expires(&self, id: UploadId) -> Timestamp {
+    fn expires(&self, id: UploadId, session: &Session) -> Timestamp {
         let now = self.inner.env.monotonic();
-        let end = self.heard(id) + self.inner.config.upload_session_ttl;
+        let end = self.heard(id) + self.session_ttl(session);
         self.inner.env.now().after(end.saturating_sub(now))
     }
 }

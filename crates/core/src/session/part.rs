@@ -9,7 +9,7 @@
 //!
 //! Not here: how they are named by a protocol (the doors).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use larder_base::{
@@ -20,7 +20,7 @@ use larder_base::{
     name::TreePath,
 };
 use larder_chunk::placement::{Placement, Split};
-use larder_meta::{Bound, CommitError, FieldOp, Snapshot};
+use larder_meta::{Bound, CommitError, FieldOp, Snapshot, Version};
 
 use crate::{
     Larder,
@@ -31,8 +31,9 @@ use crate::{
     caller::Caller,
     entry::{ListOptions, Page, SpaceRef, Written},
     error::{Error, Result},
+    object::{ObjectChecksum, ObjectInfo},
     schema::{
-        ChunkRef, Content, Owner, Part, Session, SessionKind,
+        ChunkRef, Content, ObjectPart, Owner, Part, Session,
         session::{self as records, PARTS_BYTES, PARTS_COUNT, SessionState as State},
     },
     session::{
@@ -63,6 +64,7 @@ pub struct PartUpload {
     declared: Option<u64>,
     checksum: Option<(Checksum, ChecksumStream)>,
     writer: BlobWriter,
+    object: Option<ObjectPart>,
     checked: Duration,
 }
 
@@ -96,6 +98,7 @@ impl Larder {
             declared: new.length,
             checksum: new.checksum.map(|checksum| (checksum, checksum.stream())),
             writer,
+            object: None,
             checked: self.inner.env.monotonic(),
         })
     }
@@ -171,14 +174,31 @@ impl Larder {
             return written_of(result);
         }
         require_numbered(&session)?;
-        let (_, version) = txn::counters(&*snapshot, &records::parts_count_key(id)).await?;
+        drop(snapshot);
+        self.commit_parts(caller, id, stored.version, &session, parts, target, None).await
+    }
+
+    /// Makes these parts of an open session, as of this version of its record, a revision.
+    #[expect(clippy::too_many_arguments, reason = "one call each from two protocols")]
+    pub(crate) async fn commit_parts(
+        &self,
+        caller: &Caller,
+        id: UploadId,
+        version: Version,
+        session: &Session,
+        parts: &[u32],
+        target: Option<(SpaceRef, TreePath)>,
+        info: Option<Arc<ObjectInfo>>,
+    ) -> Result<Written> {
+        let snapshot = self.inner.meta.snapshot().await?;
+        let (_, counted) = txn::counters(&*snapshot, &records::parts_count_key(id)).await?;
         let mut end = SessionEnd {
             upload: id,
-            version: stored.version,
+            version,
             reserved: vec![(session.space, session.reserved)],
             inline: Vec::new(),
             dropped: Vec::new(),
-            parts: version,
+            parts: counted,
             staged: Vec::new(),
             leftovers: true,
         };
@@ -187,8 +207,8 @@ impl Larder {
         check_chunks(&chunks)?;
         end.staged.extend(staged.iter().map(|staged| staged.blob));
         let content = Content::Chunks(chunks);
-        let assembled = Assembled { content, size, sha256: None, end };
-        let written = self.commit_session(caller, id, &session, assembled, target).await?;
+        let assembled = Assembled { content, size, sha256: None, end, info };
+        let written = self.commit_session(caller, id, session, assembled, target).await?;
         if let Some(staged) = &mut staged {
             staged.leaks = false;
         }
@@ -196,7 +216,7 @@ impl Larder {
     }
 
     /// The chunks of these parts; those that are records become chunks, all under one blob id.
-    async fn assemble_parts(
+    pub(super) async fn assemble_parts(
         &self,
         snapshot: &dyn Snapshot,
         caller: &Caller,
@@ -340,6 +360,7 @@ impl Larder {
                 sha256: finished.sha256,
                 blob: finished.id,
                 created: txn.now,
+                object: part.object.clone(),
                 content: finished.content.clone(),
             };
             if let Content::Chunks(_) = &record.content {
@@ -364,7 +385,7 @@ fn bound_by(error: &Error, key: &Bytes) -> bool {
 /// Demands that a session takes numbered parts.
 fn require_numbered(session: &Session) -> Result<()> {
     require_open(session)?;
-    if session.kind != SessionKind::Numbered {
+    if !session.is_numbered() {
         let detail = "the upload takes bytes at its offset, not numbered parts";
         return Err(Error::new(ErrorKind::Conflict, detail));
     }
@@ -378,6 +399,11 @@ fn info(number: u32, part: &Part) -> Result<PartInfo> {
 }
 
 impl PartUpload {
+    /// Says what S3 knows of its bytes; at any time before it is finished.
+    pub fn describe(&mut self, md5: [u8; 16], checksum: Option<ObjectChecksum>) {
+        self.object = Some(ObjectPart { md5, checksum });
+    }
+
     /// Takes the next bytes. Errors: as [`Append::write`](crate::Append::write).
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let end = self.writer.size() + bytes.len() as u64;

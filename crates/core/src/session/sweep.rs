@@ -134,7 +134,7 @@ impl Larder {
         };
         let overdue = || {
             let silent = self.inner.env.monotonic().saturating_sub(self.heard(id));
-            silent >= self.inner.config.upload_session_ttl + GRACE
+            silent >= self.session_ttl(session) + GRACE
         };
         if there && !(overdue() && self.is_idle(id)) {
             return Ok(());
@@ -196,9 +196,10 @@ impl Larder {
                 return Ok(false);
             }
             txn.hold(key.clone(), stored.version);
-            let owner = stored.value.owner;
-            txn.delete(records::user_session_key(owner, id));
-            txn.add(records::sessions_count_key(owner), one_less());
+            for key in stored.value.index_keys(id) {
+                txn.delete(key);
+            }
+            txn.add(records::sessions_count_key(stored.value.owner), one_less());
             self.put_ended(&mut txn, id, stored.value, how).await?;
         });
         let metrics = &self.inner.metrics;
@@ -302,7 +303,9 @@ impl Larder {
             SessionKind::Whole | SessionKind::Partial => {
                 self.probe(&*snapshot, id, session, version).await?.tail
             }
-            SessionKind::Numbered | SessionKind::Final { .. } => Vec::new(),
+            SessionKind::Numbered | SessionKind::Multipart(_) | SessionKind::Final { .. } => {
+                Vec::new()
+            }
         };
         drop(snapshot);
         let mut bytes = 0;

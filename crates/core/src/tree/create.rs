@@ -13,7 +13,7 @@ use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::{Entry, SpaceRef},
+    entry::{Entry, SpaceKind, SpaceRef},
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
@@ -80,6 +80,10 @@ impl Larder {
         parents: bool,
     ) -> Result<Made> {
         let snapshot = txn.snapshot.clone();
+        if room.kind == SpaceKind::Bucket && !path.is_root() {
+            let detail = "a bucket has no directories: its keys may have slashes as they are";
+            return Err(Error::new(ErrorKind::WrongType, detail));
+        }
         let Some((name, above)) = path.split_last() else {
             let chain = lookup::resolve_dir(&*snapshot, room, &[]).await?;
             let root = Dirent { node: chain.dir(), body: DirentBody::Dir };

@@ -329,8 +329,9 @@ pub(crate) async fn resolve(
     room: &Room,
     path: &TreePath,
 ) -> Result<Found> {
+    let names = room.names(path)?;
     let (name, parents) =
-        path.split_last().ok_or_else(|| Error::invalid("this cannot be done to a root"))?;
+        names.split_last().ok_or_else(|| Error::invalid("this cannot be done to a root"))?;
     let parent = walk(snapshot, room, parents, std::slice::from_ref(name)).await?;
     let dirent = child(snapshot, &parent, name)
         .await?

@@ -16,6 +16,7 @@ mod idempotency;
 mod identity;
 mod jobs;
 mod lifecycle;
+mod object;
 mod quota;
 mod revision;
 mod sequential;

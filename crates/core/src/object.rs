@@ -1,0 +1,276 @@
+//! What operations on objects take and answer.
+//!
+//! An object is a file as S3 knows it: with a whole key as its name, and an [`ObjectInfo`]. What
+//! it is beyond that (revisions, quota, feed, conditions, collection) it shares with every other
+//! file.
+//!
+//! Not here: the operations (`bucket`), the S3 protocol (the door).
+
+use std::{fmt, sync::Arc};
+
+use larder_base::{
+    Timestamp,
+    id::{NodeId, SpaceId, UploadId, UserId},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Conditions, SpaceKind};
+
+/// What S3 clients say of an object besides its bytes and its MIME type; kept with its revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectInfo {
+    /// The digest that S3 clients expect as its ETag.
+    pub digest: Option<ObjectDigest>,
+    /// Headers that come back with it as they were given, by lower-case name: `cache-control`,
+    /// `content-disposition`, `content-encoding`, `content-language`, `expires`,
+    /// `x-amz-website-redirect-location`, `x-amz-storage-class`.
+    pub headers: Vec<(String, String)>,
+    /// `x-amz-meta-*`: names without that prefix, in lower case, and values.
+    pub metadata: Vec<(String, String)>,
+    /// The checksum that was declared or computed.
+    pub checksum: Option<ObjectChecksum>,
+    /// The parts that it was uploaded in: how many in a row have how many bytes each. Empty for
+    /// what came in one piece.
+    pub parts: Vec<(u32, u64)>,
+}
+
+impl ObjectInfo {
+    /// How many parts it was uploaded in; 0 for what came in one piece.
+    pub fn parts_count(&self) -> u32 {
+        self.parts.iter().fold(0, |sum, (count, _)| sum.saturating_add(*count))
+    }
+
+    /// The range of bytes of part `number`, from 1 on.
+    pub fn part_range(&self, number: u32) -> Option<std::ops::Range<u64>> {
+        let (mut first, mut start) = (1u32, 0u64);
+        for (count, size) in &self.parts {
+            let end = first.checked_add(*count)?;
+            if (first..end).contains(&number) {
+                let from = start + u64::from(number - first) * size;
+                return Some(from..from + size);
+            }
+            start += u64::from(*count) * size;
+            first = end;
+        }
+        None
+    }
+
+    /// Notes one more part of `size` bytes.
+    pub(crate) fn add_part(&mut self, size: u64) {
+        match self.parts.last_mut() {
+            Some((count, last)) if *last == size => *count += 1,
+            _ => self.parts.push((1, size)),
+        }
+    }
+}
+
+/// A digest of content as S3's ETag shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectDigest {
+    /// MD5 of the bytes.
+    Md5([u8; 16]),
+    /// MD5 of the MD5s of so many parts.
+    Parts([u8; 16], u32),
+}
+
+impl fmt::Display for ObjectDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Md5(bytes) | Self::Parts(bytes, _)) = self;
+        write!(f, "{:032x}", u128::from_be_bytes(*bytes))?;
+        match self {
+            Self::Md5(_) => Ok(()),
+            Self::Parts(_, count) => write!(f, "-{count}"),
+        }
+    }
+}
+
+/// Checksum algorithms of S3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChecksumAlgorithm {
+    /// CRC-32 (ISO 3309).
+    Crc32,
+    /// CRC-32C, Castagnoli.
+    Crc32c,
+    /// CRC-64/NVME.
+    Crc64Nvme,
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+}
+
+/// A checksum of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectChecksum {
+    /// How it is computed.
+    pub algorithm: ChecksumAlgorithm,
+    /// Its bytes, big-endian.
+    pub value: Vec<u8>,
+    /// `None` is of the whole content; else it is the checksum of the checksums of so many parts.
+    pub parts: Option<u32>,
+}
+
+/// A space as S3 sees it.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Its id.
+    pub id: SpaceId,
+    /// Its name.
+    pub name: String,
+    /// `Bucket`, or that of a tree which is reachable as one.
+    pub kind: SpaceKind,
+    /// Its owner.
+    pub owner: UserId,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+/// One object of a listing, or the one that a request is about.
+#[derive(Clone, Debug)]
+pub struct ObjectEntry {
+    /// Its key.
+    pub key: String,
+    /// Its node.
+    pub node: NodeId,
+    /// Number of the revision.
+    pub revision: u64,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written.
+    pub modified: Timestamp,
+    /// Its ETag as S3 shows it, without quotes.
+    pub etag: String,
+    /// MIME type.
+    pub content_type: Arc<str>,
+    /// What else is known of it; nothing where it did not come over S3.
+    pub info: Option<Arc<ObjectInfo>>,
+}
+
+/// One page of a listing by keys.
+#[derive(Clone, Debug, Default)]
+pub struct KeyListing {
+    /// Only keys that begin with this.
+    pub prefix: String,
+    /// Keys that have this behind the prefix are listed once, as what they have in common.
+    pub delimiter: Option<String>,
+    /// Only keys (and common prefixes) behind this one.
+    pub after: Option<String>,
+    /// Most entries, common prefixes included; 1,000 at most.
+    pub limit: usize,
+}
+
+/// What a listing has at one place, in order of keys.
+#[derive(Clone, Debug)]
+pub enum KeyEntry {
+    /// An object.
+    Object(Box<ObjectEntry>),
+    /// All keys that begin with this.
+    Prefix(String),
+}
+
+impl KeyEntry {
+    /// The key or the prefix.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Object(object) => &object.key,
+            Self::Prefix(prefix) => prefix,
+        }
+    }
+}
+
+/// Entries in order of keys, and whether more come behind the last one.
+#[derive(Clone, Debug)]
+pub struct KeyPage {
+    /// The entries.
+    pub entries: Vec<KeyEntry>,
+    /// Whether there are more behind the last of them.
+    pub truncated: bool,
+}
+
+/// How an object is copied.
+#[derive(Clone, Debug, Default)]
+pub struct CopyOptions {
+    /// What must hold for the source.
+    pub source: Conditions,
+    /// What must hold for what is replaced.
+    pub conditions: Conditions,
+    /// MIME type, headers and metadata in place of those of the source.
+    pub replace: Option<(Option<String>, ObjectInfo)>,
+    /// The checksum of the copy, where one was asked for that the source does not have.
+    pub checksum: Option<ObjectChecksum>,
+}
+
+/// What a multipart upload is for.
+#[derive(Clone, Debug, Default)]
+pub struct NewMultipart {
+    /// MIME type.
+    pub content_type: Option<String>,
+    /// Headers and metadata; its checksum and digest are not used.
+    pub info: ObjectInfo,
+    /// The algorithm of the checksums of the parts, and whether that of the object is of the
+    /// whole content.
+    pub checksum: Option<(ChecksumAlgorithm, bool)>,
+}
+
+/// An unfinished multipart upload.
+#[derive(Clone, Debug)]
+pub struct MultipartInfo {
+    /// Its id.
+    pub id: UploadId,
+    /// The key that it is for.
+    pub key: String,
+    /// Who began it.
+    pub owner: UserId,
+    /// When.
+    pub created: Timestamp,
+    /// As given when it began.
+    pub checksum: Option<(ChecksumAlgorithm, bool)>,
+}
+
+/// How a request names a multipart upload.
+#[derive(Clone, Copy, Debug)]
+pub struct MultipartRef<'a> {
+    /// The bucket that it is in.
+    pub bucket: &'a Bucket,
+    /// The key that it is for.
+    pub key: &'a str,
+    /// Its id.
+    pub id: UploadId,
+}
+
+/// How a multipart upload ends.
+#[derive(Clone, Debug, Default)]
+pub struct Completion {
+    /// The parts that make up the object, in ascending order.
+    pub parts: Vec<NamedPart>,
+    /// What must hold for what is replaced.
+    pub conditions: Conditions,
+    /// The checksum that the client declares for the whole.
+    pub checksum: Option<ObjectChecksum>,
+}
+
+/// A part that is durable.
+#[derive(Clone, Debug)]
+pub struct MultipartPart {
+    /// Its number.
+    pub number: u32,
+    /// Bytes.
+    pub size: u64,
+    /// MD5 of its bytes.
+    pub md5: [u8; 16],
+    /// Its checksum, by the algorithm of the upload or the one that came with it.
+    pub checksum: Option<ObjectChecksum>,
+    /// When it came.
+    pub created: Timestamp,
+}
+
+/// A part as a completion names it.
+#[derive(Clone, Debug)]
+pub struct NamedPart {
+    /// Its number.
+    pub number: u32,
+    /// Its ETag, without quotes.
+    pub etag: String,
+    /// Its checksum, where the client repeats it.
+    pub checksum: Option<ObjectChecksum>,
+}
