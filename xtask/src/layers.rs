@@ -23,6 +23,7 @@ const LEVELS: &[&[&str]] = &[
     &["bucket", "copy", "dump"],
     &["relocate", "revision", "session"],
     &["download", "share", "trash", "upload"],
+    &["version"],
     &["blob", "tree"],
     &["room"],
     &["identity", "space"],

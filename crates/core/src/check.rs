@@ -27,8 +27,8 @@ use crate::{
     report::{CheckCounts, CheckReport, Finding},
     schema::{
         self, Authority, Blob, BlobState, Content, DirState, Dirent, DirentBody, FileState, LoadOf,
-        LoadState, Location, Place, QUOTA_LIVE, QUOTA_RESERVED, QUOTA_RETAINED, Space, Trashed,
-        TrashedBody,
+        LoadState, Location, NO_BLOB, Place, QUOTA_LIVE, QUOTA_RESERVED, QUOTA_RETAINED, Space,
+        Trashed, TrashedBody,
     },
     session::SessionSums,
     txn::{self, Pages},
@@ -240,33 +240,20 @@ impl Check<'_> {
                 let dirent: Dirent = schema::decode(&key, &record.value)?;
                 match &dirent.body {
                     DirentBody::File(state) => {
+                        self.file(id, dirent.node, state).await?;
+                        let own = (dir, name.clone());
+                        if state.is_marker() {
+                            self.placed(dirent.node, Place::Marked(own.0, own.1)).await?;
+                            continue;
+                        }
+                        self.placed(dirent.node, Place::File(own.0, own.1)).await?;
                         self.counts().files += 1;
                         self.counts().revisions += 1;
                         size += i64::try_from(state.size).unwrap_or(i64::MAX);
                         files += 1;
-                        self.file(id, dirent.node, state).await?;
-                        let key = schema::location_key(dirent.node);
-                        let location = txn::get::<Location>(self.snapshot, &key).await?;
-                        let agrees = location.is_some_and(|found| match found.value.place {
-                            Place::File(parent, own) => parent == dir && own == name,
-                            Place::Dir | Place::Trash(_) => false,
-                        });
-                        if !agrees {
-                            let node = dirent.node;
-                            self.violated("T1", format!("file {node} is not where `{name}` is"));
-                        }
                     }
                     DirentBody::Ref(_) => {
-                        let key = schema::location_key(dirent.node);
-                        let location = txn::get::<Location>(self.snapshot, &key).await?;
-                        let agrees = location.is_some_and(|found| match found.value.place {
-                            Place::File(parent, own) => parent == dir && own == name,
-                            Place::Dir | Place::Trash(_) => false,
-                        });
-                        if !agrees {
-                            let node = dirent.node;
-                            self.violated("T1", format!("reference {node} is not `{name}`"));
-                        }
+                        self.placed(dirent.node, Place::File(dir, name.clone())).await?;
                     }
                     DirentBody::Dir => {
                         let key = schema::authority_key(id, dirent.node);
@@ -299,6 +286,16 @@ impl Check<'_> {
                  directories; its entries say {size}, {files}, {dirs}"
             );
             self.violated("M2", detail);
+        }
+        Ok(())
+    }
+
+    /// The node of an entry says that it is there, and nowhere else.
+    async fn placed(&mut self, node: NodeId, place: Place) -> Result<()> {
+        let key = schema::location_key(node);
+        let location = txn::get::<Location>(self.snapshot, &key).await?;
+        if location.is_none_or(|found| found.value.place != place) {
+            self.violated("T1", format!("node {node} is not where its entry is: {place:?}"));
         }
         Ok(())
     }
@@ -408,6 +405,11 @@ impl Check<'_> {
                         let dirent = txn::get::<Dirent>(self.snapshot, &key).await?;
                         dirent.is_some_and(|dirent| dirent.value.node == node)
                     }
+                    Place::Marked(parent, name) => {
+                        let key = schema::marked_key(location.space, *parent, name);
+                        let dirent = txn::get::<Dirent>(self.snapshot, &key).await?;
+                        dirent.is_some_and(|dirent| dirent.value.node == node)
+                    }
                     Place::Trash(item) => {
                         let key = schema::trash_key(location.space, *item);
                         let item = txn::get::<Trashed>(self.snapshot, &key).await?;
@@ -445,7 +447,8 @@ impl Check<'_> {
     async fn references(&self, slices: u64, slice: u64) -> Result<BTreeMap<BlobId, u32>> {
         let mut references = BTreeMap::new();
         let mut count = |state: &FileState| {
-            if state.blob.counter % slices == slice && !self.is_loading(state.blob) {
+            let counts = state.blob != NO_BLOB && state.blob.counter % slices == slice;
+            if counts && !self.is_loading(state.blob) {
                 *references.entry(state.blob).or_insert(0) += 1;
             }
         };

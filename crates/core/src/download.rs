@@ -31,6 +31,8 @@ pub struct Download {
     client: Client,
     entry: Entry,
     state: FileState,
+    /// Whether it is the current revision.
+    latest: bool,
 }
 
 impl Larder {
@@ -75,16 +77,28 @@ impl Larder {
                 return Err(lookup::leave(&room, &found.parent, &found.name, to, &[]));
             }
         };
-        if let Some(number) = revision
-            && number != state.revision
-        {
+        let latest = revision.is_none_or(|number| number == state.revision);
+        if let Some(number) = revision.filter(|_| !latest) {
             let key = schema::revision_key(id, node, number);
             let older = txn::get::<FileState>(&*snapshot, &key).await?;
             state = older.ok_or_else(|| Error::not_found("revision"))?.value;
         }
         let entry = lookup::file_entry(id, path, node, &state);
         let client = caller.client();
-        Ok(Download { larder: self.clone(), snapshot, note, client, entry, state })
+        Ok(Download { larder: self.clone(), snapshot, note, client, entry, state, latest })
+    }
+
+    /// A revision that was found in a snapshot taken after `note`.
+    pub(crate) fn found(
+        &self,
+        (note, snapshot): (Note, Arc<dyn Snapshot>),
+        caller: &Caller,
+        entry: Entry,
+        state: FileState,
+        latest: bool,
+    ) -> Download {
+        let (note, client) = (Arc::new(note), caller.client());
+        Download { larder: self.clone(), snapshot, note, client, entry, state, latest }
     }
 }
 
@@ -96,6 +110,10 @@ impl Download {
 
     pub(crate) fn state(&self) -> &FileState {
         &self.state
+    }
+
+    pub(crate) fn latest(&self) -> bool {
+        self.latest
     }
 
     /// Opens a range of the content, in bytes from its start; it must lie within the size.

@@ -15,6 +15,8 @@ use larder_base::{
 pub use larder_chunk::placement::{Copies, Placement, Split};
 use serde::{Deserialize, Serialize};
 
+use crate::object::{LockRules, Versioning};
+
 /// How a request names a space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpaceRef {
@@ -331,6 +333,10 @@ pub struct SpaceInfo {
     pub usage: Usage,
     /// When it was made.
     pub created: Timestamp,
+    /// Whether it keeps versions of objects; only buckets do.
+    pub versioning: Versioning,
+    /// Its object lock; only buckets have one.
+    pub lock: Option<LockRules>,
 }
 
 /// What a space holds, in bytes.

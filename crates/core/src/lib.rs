@@ -69,6 +69,7 @@ mod trash;
 mod tree;
 mod txn;
 mod upload;
+mod version;
 mod work;
 
 pub use access::{Principal, Role};
@@ -91,9 +92,10 @@ pub use idempotency::Operation;
 pub use identity::seal::{MasterKey, MasterKeyId};
 pub use lifecycle::{Expire, LifecycleRule, NewRule, Noncurrent};
 pub use object::{
-    Bucket, ChecksumAlgorithm, Completion, CopyOptions, KeyEntry, KeyListing, KeyPage,
-    MultipartInfo, MultipartPart, MultipartRef, NamedPart, NewMultipart, ObjectChecksum,
-    ObjectDigest, ObjectEntry, ObjectInfo,
+    Bucket, ChecksumAlgorithm, Completion, CopyOptions, KeyEntry, KeyListing, KeyPage, LockRules,
+    MultipartInfo, MultipartPart, MultipartRef, NamedPart, NewMultipart, ObjectChange,
+    ObjectChecksum, ObjectDigest, ObjectEntry, ObjectInfo, Removed, Retention, RetentionMode,
+    VersionId, VersionListing, Versioning,
 };
 pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo, JobKind};
 pub use session::{

@@ -14,7 +14,10 @@ use larder_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Conditions, SpaceKind};
+use crate::{
+    entry::{Conditions, SpaceKind},
+    error::{Error, Result},
+};
 
 /// What S3 clients say of an object besides its bytes and its MIME type; kept with its revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub struct ObjectInfo {
     pub metadata: Vec<(String, String)>,
     /// The checksum that was declared or computed.
     pub checksum: Option<ObjectChecksum>,
+    /// Tags: keys and values.
+    pub tags: Vec<(String, String)>,
     /// The parts that it was uploaded in: how many in a row have how many bytes each. Empty for
     /// what came in one piece.
     pub parts: Vec<(u32, u64)>,
@@ -110,6 +115,78 @@ pub struct ObjectChecksum {
     pub parts: Option<u32>,
 }
 
+/// Whether a bucket keeps what is overwritten or deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Versioning {
+    /// Nothing is kept, and never was.
+    #[default]
+    Off,
+    /// Everything is kept, under ids of its own.
+    Enabled,
+    /// What was kept stays; new objects have the version `null`, which replaces the one before.
+    Suspended,
+}
+
+/// Who may shorten a retention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetentionMode {
+    /// Who manages the bucket, if they say that they want to.
+    Governance,
+    /// Nobody.
+    Compliance,
+}
+
+/// Until when a version must not be destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// Who may shorten it.
+    pub mode: RetentionMode,
+    /// Its end.
+    pub until: Timestamp,
+}
+
+/// Object lock of a bucket: versions can be kept from being destroyed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRules {
+    /// The retention that new versions get where none is given: mode and days.
+    pub default: Option<(RetentionMode, u32)>,
+}
+
+/// Which version of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionId {
+    /// The one of a time without versioning.
+    Null,
+    /// Of this node, this revision.
+    Revision(u64, u64),
+}
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Revision(node, number) => write!(f, "{number:016x}{node:016x}"),
+        }
+    }
+}
+
+impl std::str::FromStr for VersionId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "null" {
+            return Ok(Self::Null);
+        }
+        let hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let halves = text.get(..16).zip(text.get(16..)).filter(|_| hex);
+        let half = |text: &str| u64::from_str_radix(text, 16).ok();
+        let parsed = halves.and_then(|(number, node)| half(node).zip(half(number)));
+        parsed
+            .map(|(node, number)| Self::Revision(node, number))
+            .ok_or_else(|| Error::invalid("this is no version id that a listing gave"))
+    }
+}
+
 /// A space as S3 sees it.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -123,6 +200,10 @@ pub struct Bucket {
     pub owner: UserId,
     /// When it was made.
     pub created: Timestamp,
+    /// Whether it keeps what is overwritten.
+    pub versioning: Versioning,
+    /// Its object lock, if it has one.
+    pub lock: Option<LockRules>,
 }
 
 /// One object of a listing, or the one that a request is about.
@@ -144,6 +225,16 @@ pub struct ObjectEntry {
     pub content_type: Arc<str>,
     /// What else is known of it; nothing where it did not come over S3.
     pub info: Option<Arc<ObjectInfo>>,
+    /// Which version it is.
+    pub version: VersionId,
+    /// Whether it says that the object is deleted, and nothing else.
+    pub marker: bool,
+    /// Whether it is the current one.
+    pub latest: bool,
+    /// Until when it must not be destroyed.
+    pub retention: Option<Retention>,
+    /// Whether it must not be destroyed until that is taken back.
+    pub hold: bool,
 }
 
 /// One page of a listing by keys.
@@ -190,12 +281,16 @@ pub struct KeyPage {
 /// How an object is copied.
 #[derive(Clone, Debug, Default)]
 pub struct CopyOptions {
+    /// Which version of the source; `None` is the current one.
+    pub version: Option<VersionId>,
     /// What must hold for the source.
     pub source: Conditions,
     /// What must hold for what is replaced.
     pub conditions: Conditions,
     /// MIME type, headers and metadata in place of those of the source.
     pub replace: Option<(Option<String>, ObjectInfo)>,
+    /// Retention and legal hold of the copy.
+    pub retention: (Option<Retention>, bool),
     /// The checksum of the copy, where one was asked for that the source does not have.
     pub checksum: Option<ObjectChecksum>,
 }
@@ -207,6 +302,8 @@ pub struct NewMultipart {
     pub content_type: Option<String>,
     /// Headers and metadata; its checksum and digest are not used.
     pub info: ObjectInfo,
+    /// Retention and legal hold of the object.
+    pub retention: (Option<Retention>, bool),
     /// The algorithm of the checksums of the parts, and whether that of the object is of the
     /// whole content.
     pub checksum: Option<(ChecksumAlgorithm, bool)>,
@@ -273,4 +370,37 @@ pub struct NamedPart {
     pub etag: String,
     /// Its checksum, where the client repeats it.
     pub checksum: Option<ObjectChecksum>,
+}
+
+/// What a delete has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Whether there was anything.
+    pub existed: bool,
+    /// The version that was made or destroyed, in a bucket that keeps versions.
+    pub version: Option<VersionId>,
+    /// Whether that is a delete marker.
+    pub marker: bool,
+}
+
+/// A change of one version of an object that makes no new one; what is `None` stays.
+#[derive(Clone, Debug, Default)]
+pub struct ObjectChange {
+    /// Its tags.
+    pub tags: Option<Vec<(String, String)>>,
+    /// Its retention.
+    pub retention: Option<Option<Retention>>,
+    /// Its legal hold.
+    pub hold: Option<bool>,
+    /// Whether a governance retention may be shortened.
+    pub bypass: bool,
+}
+
+/// One page of a listing of versions.
+#[derive(Clone, Debug, Default)]
+pub struct VersionListing {
+    /// As of keys; its `after` is a key of which all versions have been told, or a common prefix.
+    pub keys: KeyListing,
+    /// Only versions of the key `after` that are older than this one, and what comes behind.
+    pub after_version: Option<VersionId>,
 }

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
+    object::Versioning,
     quota::delta,
     room::Room,
     schema::{self, Dirent, DirentBody, Location, Place, STAT_DIRS, STAT_FILES, STAT_SIZE},
@@ -100,6 +101,10 @@ pub(crate) struct Destination {
 impl Destination {
     /// The place at `to`, whose directory must exist.
     pub(crate) async fn resolve(txn: &Txn, room: &Room, to: &TreePath) -> Result<Self> {
+        if room.versioning() != Versioning::Off {
+            let detail = "in a bucket that keeps versions objects are copied and moved over S3";
+            return Err(Error::new(ErrorKind::NotImplemented, detail));
+        }
         let names = room.names(to)?;
         let (name, above) = names
             .split_last()

@@ -23,12 +23,14 @@ use crate::{
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
+    object::Versioning,
     quota::{self, delta},
     room::Room,
     schema::{self, Dirent, DirentBody, FileState, Origin, Space},
     tree::lookup::{self, Found, through},
     txn::{self, Txn, transact},
     upload::{Replaced, supersede},
+    version,
 };
 
 impl Larder {
@@ -120,9 +122,17 @@ impl Larder {
             };
             let mut references = References::default();
             references.retain(next.blob);
-            let replaced = replaced(&found, self.versions_keep(&space));
-            let next =
-                supersede(&mut txn, &space, &replaced, &current, next, &mut references).await?;
+            let next = if space.versioning() == Versioning::Off {
+                let replaced = replaced(&found, self.versions_keep(&space));
+                supersede(&mut txn, &space, &replaced, &current, next, &mut references).await?
+            } else {
+                let Found { parent: chain, name, dirent, .. } = &found;
+                let (node, entry) = (dirent.value.node, dirent.version);
+                let spot = version::Spot { space: &space, chain, name };
+                let before = version::Object { node, state: current, entry };
+                let next = FileState { version: None, ..next };
+                spot.push(&mut txn, Some(&before), node, next, &mut references).await?
+            };
             references.apply(&mut txn).await?;
             let path = found.path(&space);
             let entry = lookup::file_entry(id, path, found.dirent.value.node, &next);
@@ -246,6 +256,10 @@ pub(crate) async fn remove_older(
     let mut references = References::default();
     let mut bytes = 0;
     for state in old {
+        version::require_unlocked(txn, state)?;
+        if let Some(mark) = &mut current.version {
+            mark.null = mark.null.filter(|null| *null != state.revision);
+        }
         references.release(state.blob);
         txn.delete(schema::revision_key(id, node, state.revision));
         current.older = current.older.saturating_sub(1);

@@ -23,6 +23,7 @@ use crate::{
     },
     error::{Error, Result},
     idempotency,
+    object::Versioning,
     schema::{self, Authority, DirState, JobWork, Location, Place, Space, SpaceState},
     txn::{self, Txn, transact},
 };
@@ -136,6 +137,7 @@ impl Larder {
             limits: new.limits,
             policy,
             created: txn.now,
+            bucket: None,
         };
         txn.put(schema::space_key(id), &space);
         let authority = Authority { place: None, state: DirState::Live };
@@ -247,6 +249,10 @@ impl Larder {
                 let detail = "a home goes with its user: delete the user";
                 return Err(Error::new(ErrorKind::Conflict, detail));
             }
+            if space.bucket.is_some_and(|rules| rules.lock.is_some()) {
+                let detail = "the bucket has object lock: it is removed when it is empty";
+                return Err(Error::new(ErrorKind::Denied, detail));
+            }
             self.condemn_space(&mut txn, id, space);
         });
         self.wake_jobs();
@@ -268,6 +274,8 @@ impl Larder {
             policy: space.policy,
             usage: self.usage_now(snapshot, id).await?,
             created: space.created,
+            versioning: space.bucket.map_or(Versioning::Off, |rules| rules.versioning),
+            lock: space.bucket.and_then(|rules| rules.lock),
         })
     }
 

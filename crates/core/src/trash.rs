@@ -26,6 +26,7 @@ use crate::{
     error::{Error, Result},
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
+    object::Versioning,
     quota::{self, delta},
     room::Room,
     schema::{
@@ -37,6 +38,7 @@ use crate::{
         lookup::{self, Chain, Found, through},
     },
     txn::{self, Stored, Txn, transact},
+    version,
 };
 
 /// Items that one transaction of "empty the trash" marks: each is two records.
@@ -87,10 +89,25 @@ impl Larder {
                 }
             }
             found.parent.hold(&mut txn).await?;
-            let key = schema::dirent_key(id, found.parent.dir(), &found.name);
-            txn.delete(key);
             txn.frees();
-            self.trash_entry(&mut txn, caller, &space, &found).await?
+            if space.versioning() == Versioning::Off {
+                let key = schema::dirent_key(id, found.parent.dir(), &found.name);
+                txn.delete(key);
+                self.trash_entry(&mut txn, caller, &space, &found).await?
+            } else {
+                found.hold_above(&mut txn)?;
+                mark_deleted(&mut txn, caller, &space, &found).await?;
+                let (node, name) = (found.dirent.value.node, &found.name);
+                TrashItem {
+                    item: TrashId::new(&self.inner.env),
+                    id: node,
+                    path: name.to_string(),
+                    kind: EntryKind::File,
+                    size: 0,
+                    deleted_by: caller.name.clone(),
+                    deleted: txn.now,
+                }
+            }
         });
         Ok(item)
     }
@@ -446,6 +463,20 @@ impl Larder {
         };
         txn.put(schema::job_key(JobId::new(&self.inner.env)), &job);
     }
+}
+
+/// Puts a delete marker on an object of a bucket that keeps versions.
+async fn mark_deleted(txn: &mut Txn, caller: &Caller, space: &Space, found: &Found) -> Result<()> {
+    let Found { parent: chain, name, dirent, .. } = found;
+    let DirentBody::File(state) = dirent.value.body.clone() else {
+        return Err(Error::internal("an object is no file"));
+    };
+    let object = version::Object { node: dirent.value.node, state, entry: dirent.version };
+    let marker = version::marker(txn.now, caller.name.clone());
+    let mut references = References::default();
+    let spot = version::Spot { space, chain, name };
+    spot.push(txn, Some(&object), object.node, marker, &mut references).await?;
+    references.apply(txn).await
 }
 
 /// An item that has not been purged.

@@ -36,18 +36,19 @@ use crate::{
     expiry,
     feed::{ChangeKind, Happened},
     idempotency::{self, KeptEntry},
-    object::ObjectInfo,
+    object::{ObjectInfo, Retention, Versioning},
     quota::{self, Reservation, delta},
     room::{Located, Room},
     schema::{
         self, Blob, BlobState, Content, Dirent, DirentBody, FileState, Location, Origin, Place,
-        Space,
+        Space, VersionMark,
     },
     tree::{
         create::{OpenPlace, free_name, no_parent, open_parent},
         lookup::{self, Chain, Found},
     },
     txn::{self, Stored, Txn, transact},
+    version,
 };
 
 /// MIME type of content that came without one.
@@ -59,6 +60,8 @@ const TRIM_BATCH: usize = 20;
 
 /// How often a running upload looks whether it is still allowed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Longest MIME type, in bytes.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
@@ -73,6 +76,7 @@ pub struct Upload {
     asked: TreePath,
     content_type: Arc<str>,
     info: Option<Arc<ObjectInfo>>,
+    retention: (Option<Retention>, bool),
     writer: BlobWriter,
     reservation: Option<Reservation>,
     /// Size of the file that is replaced, as it was at the start.
@@ -143,6 +147,7 @@ impl Larder {
             writer,
             content_type,
             info: None,
+            retention: (None, false),
             reservation: opened.reservation,
             replaces_bytes: opened.replaces_bytes,
             options,
@@ -293,6 +298,12 @@ impl Upload {
         self.info = Some(Arc::new(info));
     }
 
+    /// Keeps the version from being destroyed, in a bucket with object lock; at any time before
+    /// the commit.
+    pub fn retain(&mut self, retention: Option<Retention>, hold: bool) {
+        self.retention = (retention, hold);
+    }
+
     /// Takes the next bytes of the body. After an error the upload can only be dropped.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let size = self.writer.size() + bytes.len() as u64;
@@ -342,7 +353,8 @@ impl Upload {
 
     /// Makes the bytes a revision, durably.
     pub async fn commit(self) -> Result<Written> {
-        let Self { larder, place, asked, options, content_type, info, writer, .. } = self;
+        let Self { larder, place, asked, options, content_type, info, retention, writer, .. } =
+            self;
         let reservation = self.reservation;
         let result = async {
             if options.length.is_some_and(|length| length != writer.size()) {
@@ -368,6 +380,7 @@ impl Upload {
                 content_type,
                 info,
                 finished,
+                retention,
                 source: None,
                 reservation,
                 carrier,
@@ -402,6 +415,8 @@ pub(crate) struct Commit {
     pub(crate) content_type: Arc<str>,
     pub(crate) info: Option<Arc<ObjectInfo>>,
     pub(crate) finished: Finished,
+    /// Retention and legal hold of the new version.
+    pub(crate) retention: (Option<Retention>, bool),
     /// What it is a copy of: then the content is only another reference to that.
     pub(crate) source: Option<Box<dyn Source>>,
     pub(crate) reservation: Option<Reservation>,
@@ -489,7 +504,9 @@ impl Commit {
                 let more = self.finished.size.saturating_sub(replaced).saturating_sub(reserved);
                 larder.promise(&mut txn, id, &space, more).await?;
             }
+            let versions = space.versioning() != Versioning::Off;
             let mut written = match current {
+                _ if versions => self.add_version(larder, &mut txn, &space, &place, &name).await?,
                 Some((node, state)) => {
                     place.chain.hold(&mut txn).await?;
                     let file = Replaced {
@@ -542,6 +559,7 @@ impl Commit {
             older: 0,
             older_bytes: 0,
             object: self.info.clone(),
+            version: None,
         }
     }
 
@@ -571,6 +589,40 @@ impl Commit {
         self.put_blob(txn, &mut references);
         references.apply(txn).await?;
         Ok(self.written(&place_path(place, name), node, &state, true))
+    }
+
+    /// Adds a version to an object of a bucket that keeps them.
+    async fn add_version(
+        &self,
+        larder: &Larder,
+        txn: &mut Txn,
+        space: &Space,
+        place: &OpenPlace,
+        name: &EntryName,
+    ) -> Result<Written> {
+        place.chain.hold(txn).await?;
+        let spot = version::Spot { space, chain: &place.chain, name };
+        let before = spot.find(txn).await?;
+        let node = before.as_ref().map_or_else(|| NodeId::new(&larder.inner.env), |one| one.node);
+        let mut references = References::default();
+        let state = FileState { version: self.lock(txn, space), ..self.state(txn) };
+        let state = spot.push(txn, before.as_ref(), node, state, &mut references).await?;
+        self.put_blob(txn, &mut references);
+        references.apply(txn).await?;
+        let created = before.is_none_or(|object| object.state.is_marker());
+        Ok(self.written(&place_path(place, name), node, &state, created))
+    }
+
+    /// How long a new version is kept from being destroyed.
+    fn lock(&self, txn: &Txn, space: &Space) -> Option<VersionMark> {
+        let rules = space.bucket?.lock?;
+        let (retention, hold) = self.retention;
+        let by_default = rules.default.map(|(mode, days)| {
+            let until = txn.now.after(DAY.saturating_mul(days));
+            Retention { mode, until }
+        });
+        let retention = retention.or(by_default);
+        Some(VersionMark { retention, hold, ..VersionMark::default() })
     }
 
     async fn overwrite(

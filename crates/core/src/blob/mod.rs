@@ -24,7 +24,7 @@ use larder_base::{ErrorKind, id::BlobId};
 
 use crate::{
     error::{Error, Result},
-    schema::{self, Blob, BlobState, Content},
+    schema::{self, Blob, BlobState, Content, NO_BLOB},
     txn::{Stored, Txn},
 };
 
@@ -115,13 +115,19 @@ async fn committed(txn: &Txn, id: BlobId) -> Result<Stored<Blob>> {
 pub(crate) struct References(BTreeMap<BlobId, i64>);
 
 impl References {
-    /// One more.
+    /// One more. What has no content refers to none.
     pub(crate) fn retain(&mut self, id: BlobId) {
+        if id == NO_BLOB {
+            return;
+        }
         *self.0.entry(id).or_default() += 1;
     }
 
     /// One less.
     pub(crate) fn release(&mut self, id: BlobId) {
+        if id == NO_BLOB {
+            return;
+        }
         *self.0.entry(id).or_default() -= 1;
     }
 

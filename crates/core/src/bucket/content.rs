@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use larder_base::{ErrorKind, id::NodeId, name::TreePath};
 
-use super::{no_object, path_of};
+use super::{no_object, path_of, versions::version_in};
 use crate::{
     Larder,
     access::Right,
@@ -17,7 +17,7 @@ use crate::{
     download::Download,
     entry::{SpaceRef, Target, UploadOptions},
     error::{Error, Result},
-    object::{Bucket, CopyOptions, ObjectEntry, ObjectInfo},
+    object::{Bucket, CopyOptions, ObjectEntry, ObjectInfo, VersionId, Versioning},
     room::Located,
     schema::{Content, DirentBody, FileState},
     tree::lookup,
@@ -50,11 +50,24 @@ impl Larder {
         self.open_upload(caller, &SpaceRef::Id(bucket.id), &path, options).await
     }
 
-    /// Finds an object, to be read.
+    /// Finds an object, to be read: the current version or another one.
     ///
-    /// Errors: `NotFound`, for directories of a tree too.
-    pub async fn object(&self, caller: &Caller, bucket: &Bucket, key: &str) -> Result<Download> {
+    /// Errors: `NotFound`, for directories of a tree too, and naming the delete marker if that is
+    /// current; `WrongType`, naming it, if the version asked for is one.
+    pub async fn object(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<VersionId>,
+    ) -> Result<Download> {
         let path = path_of(bucket, key).map_err(|_no_name| no_object())?;
+        if bucket.versioning != Versioning::Off {
+            return self.object_version(caller, bucket, &path, version).await;
+        }
+        if version.is_some_and(|version| version != VersionId::Null) {
+            return Err(Error::not_found("version"));
+        }
         let target = Target::Path(SpaceRef::Id(bucket.id), path);
         let found = self.download(caller, &target, None).await;
         found.map_err(|error| match error.kind() {
@@ -74,7 +87,7 @@ impl Larder {
         options: CopyOptions,
     ) -> Result<ObjectEntry> {
         let path = path_of(from.0, from.1).map_err(|_no_name| no_object())?;
-        let conditions = options.conditions.clone();
+        let (conditions, retention) = (options.conditions.clone(), options.retention);
         let source = OtherObject { caller: caller.clone(), at: from.0.id.into(), path, options };
         let path = path_of(to.0, to.1)?;
         // No reader may see the source's bytes go between the look at it and the commit.
@@ -85,6 +98,7 @@ impl Larder {
             content_type: content_type(None)?,
             info: None,
             finished: Finished::nothing(self),
+            retention,
             source: Some(Box::new(source)),
             reservation: None,
             carrier: None,
@@ -108,14 +122,29 @@ impl OtherObject {
     async fn look(&self, larder: &Larder, txn: &mut Txn) -> Result<Copied> {
         let at = self.at.clone();
         let room = larder.open_room(&*txn.snapshot, &self.caller, at, Right::Read).await?;
-        let found = lookup::resolve(&*txn.snapshot, &room, &self.path).await;
-        let found = found.map_err(|error| match error.kind() {
-            ErrorKind::WrongType | ErrorKind::NotFound => no_object(),
-            _ => error,
-        })?;
-        let DirentBody::File(state) = &found.dirent.value.body else { return Err(no_object()) };
-        self.options.source.check_file(Some((found.dirent.value.node, state)))?;
-        found.parent.hold(txn).await?;
+        let (node, state) = match self.options.version {
+            Some(version) if room.versioning() != Versioning::Off => {
+                let snapshot = Arc::clone(&txn.snapshot);
+                let (node, state, _) =
+                    version_in(&*snapshot, &room, &self.path, Some(version)).await?;
+                lookup::root_chain(&*snapshot, &room).await?.hold(txn).await?;
+                (node, state)
+            }
+            Some(version) if version != VersionId::Null => return Err(no_object()),
+            _ => {
+                let found = lookup::resolve(&*txn.snapshot, &room, &self.path).await;
+                let found = found.map_err(|error| match error.kind() {
+                    ErrorKind::WrongType | ErrorKind::NotFound => no_object(),
+                    _ => error,
+                })?;
+                found.parent.hold(txn).await?;
+                match found.dirent.value.body {
+                    DirentBody::File(state) => (found.dirent.value.node, state),
+                    DirentBody::Dir | DirentBody::Ref(_) => return Err(no_object()),
+                }
+            }
+        };
+        self.options.source.check_file(Some((node, &state)))?;
         let before = state.object.as_deref().cloned();
         let (kind, mut info) = match &self.options.replace {
             Some((kind, info)) => {
@@ -154,7 +183,12 @@ impl Finished {
 }
 
 /// A file as an object.
-pub(super) fn object_entry(key: String, node: NodeId, state: &FileState) -> ObjectEntry {
+pub(super) fn object_entry(
+    key: String,
+    node: NodeId,
+    state: &FileState,
+    latest: bool,
+) -> ObjectEntry {
     ObjectEntry {
         key,
         node,
@@ -164,6 +198,11 @@ pub(super) fn object_entry(key: String, node: NodeId, state: &FileState) -> Obje
         etag: state.object_etag(node),
         content_type: Arc::clone(&state.content_type),
         info: state.object.clone(),
+        version: state.version_id(node),
+        marker: state.is_marker(),
+        latest,
+        retention: state.mark().retention,
+        hold: state.mark().hold,
     }
 }
 
@@ -171,6 +210,6 @@ impl Download {
     /// The file as S3 sees it.
     pub fn object(&self) -> ObjectEntry {
         let entry = self.entry();
-        object_entry(entry.path.to_string(), entry.id, self.state())
+        object_entry(entry.path.to_string(), entry.id, self.state(), self.latest())
     }
 }

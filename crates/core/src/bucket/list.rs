@@ -10,10 +10,11 @@ use bytes::Bytes;
 use larder_base::{
     id::{NodeId, SpaceId},
     limits::PAGE_ENTRIES_MAX,
+    name::{EntryName, TreePath},
 };
 use larder_meta::Snapshot;
 
-use super::content::object_entry;
+use super::{content::object_entry, versions::version_in};
 use crate::{
     Larder,
     access::Right,
@@ -21,8 +22,8 @@ use crate::{
     caller::Caller,
     entry::SpaceKind,
     error::Result,
-    object::{Bucket, KeyEntry, KeyListing, KeyPage},
-    schema::{self, Dirent, DirentBody},
+    object::{Bucket, KeyEntry, KeyListing, KeyPage, VersionId, VersionListing},
+    schema::{self, Dirent, DirentBody, FileState},
     tree::lookup,
     txn,
 };
@@ -44,7 +45,10 @@ impl Larder {
             return Ok(KeyPage { entries, truncated: false });
         }
         let mut keys = match room.kind {
-            SpaceKind::Bucket => Keys::Flat(FlatKeys::new(bucket.id, root, listing)),
+            SpaceKind::Bucket => {
+                let all = schema::entries_prefix(bucket.id, root);
+                Keys::Flat(FlatKeys::new(all, listing))
+            }
             SpaceKind::Home | SpaceKind::Project => {
                 Keys::Tree(TreeKeys::new(bucket.id, root, &listing.prefix))
             }
@@ -60,7 +64,7 @@ impl Larder {
                 continue;
             }
             if let DirentBody::File(state) = &dirent.body {
-                let object = object_entry(key.clone(), dirent.node, state);
+                let object = object_entry(key.clone(), dirent.node, state, true);
                 entries.push(KeyEntry::Object(Box::new(object)));
             }
             position = Position::After(key);
@@ -95,6 +99,137 @@ fn group<'a>(listing: &KeyListing, key: &'a str) -> Option<&'a str> {
     let rest = key.strip_prefix(listing.prefix.as_str())?;
     let at = rest.find(delimiter)?;
     key.get(..listing.prefix.len() + at + delimiter.len())
+}
+
+impl Larder {
+    /// One page of all versions of the objects of a bucket that keeps them, delete markers too:
+    /// in order of keys, the newest of each first.
+    pub async fn list_versions(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        listing: &VersionListing,
+    ) -> Result<KeyPage> {
+        let VersionListing { keys, after_version } = listing;
+        let snapshot = self.inner.meta.snapshot().await?;
+        let room = self.open_room(&*snapshot, caller, bucket.id, Right::Read).await?;
+        let root = lookup::resolve_dir(&*snapshot, &room, &[]).await?.dir();
+        let limit = keys.limit.min(PAGE_ENTRIES_MAX);
+        let mut page = Versions { space: bucket.id, entries: Vec::new(), limit };
+        if limit == 0 {
+            return Ok(page.end(false));
+        }
+        if let (Some(key), Some(version)) = (&keys.after, after_version)
+            && key.starts_with(&keys.prefix)
+        {
+            let name = TreePath::of_entry(vec![EntryName::stored(key)?]);
+            let current = version_in(&*snapshot, &room, &name, None).await;
+            if let Ok((node, state, _)) = current {
+                let below = below(node, &state, *version);
+                if page.add(&*snapshot, key, node, &state, below).await? {
+                    return Ok(page.end(true));
+                }
+            }
+        }
+        let mut live = FlatKeys::new(schema::entries_prefix(bucket.id, root), keys);
+        let mut marked = FlatKeys::new(schema::marked_prefix(bucket.id, root), keys);
+        let mut position = match (&keys.after, after_version) {
+            (Some(key), Some(_)) => Position::After(key.clone()),
+            _ => start(keys),
+        };
+        let (mut first, mut second) = (None, None);
+        loop {
+            let passed = |found: &Option<(String, Dirent)>| {
+                found.as_ref().is_none_or(|(key, _)| !position.is_before(key.as_bytes()))
+            };
+            if passed(&first) {
+                first = live.next(&*snapshot, &position).await?;
+            }
+            if passed(&second) {
+                second = marked.next(&*snapshot, &position).await?;
+            }
+            let next = match (&first, &second) {
+                (None, None) => return Ok(page.end(false)),
+                (Some((key, _)), Some((other, _))) if other < key => second.take(),
+                (None, _) => second.take(),
+                _ => first.take(),
+            };
+            let Some((key, dirent)) = next else { return Ok(page.end(false)) };
+            if page.is_full() {
+                return Ok(page.end(true));
+            }
+            if let Some(prefix) = group(keys, &key) {
+                position = Position::Behind(prefix.to_owned());
+                page.entries.push(KeyEntry::Prefix(prefix.to_owned()));
+                continue;
+            }
+            if let DirentBody::File(state) = &dirent.body
+                && page.add(&*snapshot, &key, dirent.node, state, u64::MAX).await?
+            {
+                return Ok(page.end(true));
+            }
+            position = Position::After(key);
+        }
+    }
+}
+
+/// The number below which the versions of an object are that come behind `version`.
+fn below(node: NodeId, state: &FileState, version: VersionId) -> u64 {
+    match version {
+        VersionId::Revision(_, number) => number,
+        VersionId::Null if state.version_id(node) == VersionId::Null => state.revision,
+        VersionId::Null => state.mark().null.unwrap_or(0),
+    }
+}
+
+/// A page of versions.
+struct Versions {
+    space: SpaceId,
+    entries: Vec<KeyEntry>,
+    limit: usize,
+}
+
+impl Versions {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.limit
+    }
+
+    fn end(self, truncated: bool) -> KeyPage {
+        KeyPage { entries: self.entries, truncated }
+    }
+
+    fn push(&mut self, key: &str, node: NodeId, state: &FileState, latest: bool) {
+        let object = object_entry(key.to_owned(), node, state, latest);
+        self.entries.push(KeyEntry::Object(Box::new(object)));
+    }
+
+    /// Adds the versions of an object with numbers below `below`; answers whether not all fit.
+    async fn add(
+        &mut self,
+        snapshot: &dyn Snapshot,
+        key: &str,
+        node: NodeId,
+        state: &FileState,
+        below: u64,
+    ) -> Result<bool> {
+        if state.revision < below {
+            if self.is_full() {
+                return Ok(true);
+            }
+            self.push(key, node, state, true);
+        }
+        if state.older == 0 {
+            return Ok(false);
+        }
+        let start = schema::revisions_prefix(self.space, node);
+        let end = schema::revision_key(self.space, node, below.min(state.revision));
+        let room = self.limit - self.entries.len();
+        let older = snapshot.scan_back(&start, &end, room + 1).await?;
+        for (record_key, record) in older.iter().take(room) {
+            self.push(key, node, &schema::decode(record_key, &record.value)?, false);
+        }
+        Ok(older.len() > room)
+    }
 }
 
 enum Keys {
@@ -133,8 +268,8 @@ struct FlatKeys {
 const PAGE_WITH_DELIMITER: usize = 32;
 
 impl FlatKeys {
-    fn new(space: SpaceId, root: NodeId, listing: &KeyListing) -> Self {
-        let all = schema::keys_prefix(space, root);
+    /// Of the records that begin with `all`, which keys follow.
+    fn new(all: Bytes, listing: &KeyListing) -> Self {
         let prefix = [&all[..], listing.prefix.as_bytes()].concat().into();
         let limit = match &listing.delimiter {
             Some(_) => PAGE_WITH_DELIMITER,

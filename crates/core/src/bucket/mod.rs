@@ -17,10 +17,7 @@ use crate::{
     Larder,
     access::{Right, check_scope},
     caller::{Access, Caller},
-    entry::{
-        Conditions, ListOptions, NewSpace, PolicyChange, SpaceInfo, SpaceKind, SpaceLimits,
-        SpaceRef, Target,
-    },
+    entry::{ListOptions, NewSpace, PolicyChange, SpaceInfo, SpaceKind, SpaceLimits, SpaceRef},
     error::{Error, Result},
     object::Bucket,
     schema::{self, STAT_FILES, Space},
@@ -32,6 +29,7 @@ use crate::{
 mod content;
 mod list;
 mod multipart;
+mod versions;
 mod walk;
 
 /// Most buckets of one user; ten times what S3 gives to who does not ask for more.
@@ -124,33 +122,15 @@ impl Larder {
                 self.enter_space(&mut txn, caller, id, Right::Manage).await?;
             }
             let stat = hold_stat(&mut txn, id, space.root).await?;
-            if stat[STAT_FILES] != 0 {
+            let any = schema::dirents_prefix(id, space.root);
+            let any = txn::page(&*txn.snapshot, &any, None, 1).await?;
+            if stat[STAT_FILES] != 0 || !any.is_empty() {
                 return Err(Error::new(ErrorKind::NotEmpty, "the bucket is not empty"));
             }
             self.condemn_space(&mut txn, id, space);
         });
         self.wake_jobs();
         Ok(())
-    }
-
-    /// Removes an object: from a bucket for good, from a tree into the trash. Answers whether
-    /// there was one.
-    ///
-    /// Errors: `Precondition`, also where conditions are given and there is nothing; `Denied`.
-    pub async fn delete_object(
-        &self,
-        caller: &Caller,
-        bucket: &Bucket,
-        key: &str,
-        conditions: &Conditions,
-    ) -> Result<bool> {
-        let Ok(path) = path_of(bucket, key) else { return Ok(false) };
-        let target = Target::Path(SpaceRef::Id(bucket.id), path);
-        match self.delete(caller, &target, conditions).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound && conditions.is_empty() => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 }
 
@@ -174,12 +154,20 @@ fn no_object() -> Error {
 
 fn bucket(id: SpaceId, space: &Space) -> Bucket {
     let Space { name, kind, owner, created, .. } = space;
-    Bucket { id, name: name.clone(), kind: *kind, owner: *owner, created: *created }
+    Bucket {
+        id,
+        name: name.clone(),
+        kind: *kind,
+        owner: *owner,
+        created: *created,
+        versioning: space.versioning(),
+        lock: space.bucket.and_then(|rules| rules.lock),
+    }
 }
 
 impl From<SpaceInfo> for Bucket {
     fn from(space: SpaceInfo) -> Self {
-        let SpaceInfo { id, name, kind, owner, created, .. } = space;
-        Self { id, name, kind, owner, created }
+        let SpaceInfo { id, name, kind, owner, created, versioning, lock, .. } = space;
+        Self { id, name, kind, owner, created, versioning, lock }
     }
 }

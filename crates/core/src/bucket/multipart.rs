@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     object::{
         Bucket, ChecksumAlgorithm, Completion, MultipartInfo, MultipartPart, MultipartRef,
-        NamedPart, NewMultipart, ObjectChecksum, ObjectDigest, ObjectEntry, ObjectInfo,
+        NamedPart, NewMultipart, ObjectChecksum, ObjectDigest, ObjectEntry, ObjectInfo, VersionId,
     },
     schema::{
         self, Multipart, Part, Session, SessionKind, SessionResult,
@@ -48,9 +48,9 @@ impl Larder {
         new: NewMultipart,
     ) -> Result<UploadId> {
         let path = path_of(bucket, key)?;
-        let NewMultipart { content_type, info, checksum } = new;
+        let NewMultipart { content_type, info, retention, checksum } = new;
         let flat = bucket.kind == SpaceKind::Bucket;
-        let multipart = Multipart { key: key.to_owned(), flat, info, checksum };
+        let multipart = Multipart { key: key.to_owned(), flat, info, retention, checksum };
         let session = NewSession {
             content_type,
             parents: true,
@@ -217,7 +217,7 @@ impl Larder {
         revision: u64,
     ) -> Result<ObjectEntry> {
         let found = self.download(caller, &Target::Node(node), Some(revision)).await?;
-        Ok(object_entry(key.to_owned(), node, found.state()))
+        Ok(object_entry(key.to_owned(), node, found.state(), true))
     }
 
     /// What completing an upload again answers; the object itself may be gone meanwhile.
@@ -242,6 +242,11 @@ impl Larder {
                 etag: digest.to_string(),
                 content_type: result.content_type.clone().unwrap_or_default(),
                 info: None,
+                version: VersionId::Null,
+                marker: false,
+                latest: false,
+                retention: None,
+                hold: false,
             }),
             Err(error) => Err(error),
         }

@@ -72,7 +72,7 @@ impl Level {
         };
         let Some(rest) = bound.strip_prefix(level.path.as_str()) else { return Ok(level) };
         let name = rest.split('/').next().unwrap_or_default();
-        let all = schema::keys_prefix(space, dir);
+        let all = schema::entries_prefix(space, dir);
         let key_of = |name: &str| [&all[..], name.as_bytes()].concat();
         for (at, _) in name.char_indices().skip(1).filter(|(_, next)| *next < '/') {
             let Some(shorter) = name.get(..at) else { continue };
@@ -212,7 +212,7 @@ impl Level {
             if self.ended {
                 return Ok(None);
             }
-            let prefix = schema::dirents_prefix(space, self.dir);
+            let prefix = schema::entries_prefix(space, self.dir);
             let records = txn::page(snapshot, &prefix, self.after.as_deref(), PAGE).await?;
             self.ended = records.len() < PAGE;
             self.after = records.last().map(|(key, _)| key.clone());

@@ -190,6 +190,9 @@ impl Larder {
             for (key, record) in &page {
                 let dirent: Dirent = schema::decode(key, &record.value)?;
                 let DirentBody::File(state) = &dirent.body else { continue };
+                if state.is_marker() {
+                    continue;
+                }
                 let expires = rules.iter().any(|rule| rule.is_due(state.modified, now));
                 let trims = state.older > 0 && rules.iter().any(|rule| rule.noncurrent.is_some());
                 if !expires && !trims {
@@ -311,7 +314,8 @@ impl Larder {
                 let covering = rules.iter().filter(|rule| rule.covers(path.names()));
                 let limits: Vec<Noncurrent> = covering.filter_map(|rule| rule.noncurrent).collect();
                 let page = revision::oldest(&txn, id, node, REVISIONS_BATCH + 1).await?;
-                let old = removable(&page, file_state(&found)?, &limits, now);
+                let mut old = removable(&page, file_state(&found)?, &limits, now);
+                old.retain(|state| !state.is_locked(now));
                 if old.is_empty() {
                     return Ok(all);
                 }
@@ -437,6 +441,7 @@ mod tests {
             older,
             older_bytes: 0,
             object: None,
+            version: None,
         }
     }
 

@@ -346,13 +346,15 @@ async fn remove_files(
     counted: Counted,
 ) -> Result<()> {
     let mut references = References::default();
-    let mut bytes = 0;
+    let (mut bytes, mut count) = (0, 0);
     for (key, node, stored) in files {
         txn.hold(key.clone(), stored.version);
         txn.delete(key.clone());
         txn.delete(schema::location_key(*node));
         references.release(stored.value.blob);
         bytes += delta(stored.value.size);
+        // Nobody counts what is deleted.
+        count += i64::from(!stored.value.is_marker());
     }
     // What they stand for is not theirs.
     for (key, node, version) in leaves {
@@ -361,7 +363,6 @@ async fn remove_files(
         txn.delete(schema::location_key(*node));
     }
     references.apply(txn).await?;
-    let count = i64::try_from(files.len()).unwrap_or(0);
     for level in levels {
         let fields = [FieldOp::Add(-bytes), FieldOp::Add(-count), FieldOp::Keep, FieldOp::Keep];
         txn.add(schema::stat_key(id, level.dir), fields);

@@ -21,6 +21,7 @@ use crate::{
     Larder,
     board::Running,
     error::{Error, Result},
+    object::Versioning,
     quota, revision,
     room::Room,
     schema::{
@@ -92,6 +93,10 @@ impl Larder {
 
     /// How long a space keeps older revisions; `None` is for ever.
     fn revisions_age(&self, space: &Space) -> Option<Duration> {
+        if space.versioning() != Versioning::Off {
+            // What S3 clients keep they remove themselves, or by rules of the bucket (I-VER-1).
+            return None;
+        }
         let days = space.policy.versions_days.map(|days| DAY.saturating_mul(days));
         days.or(self.inner.config.revisions_retention)
     }
@@ -281,6 +286,9 @@ impl Larder {
             let Some(space) = record else { return Ok((0, 0)) };
             txn.hold(schema::space_key(id), space.version);
             let room = Room::of_system(id, space.value);
+            if room.versioning() != Versioning::Off {
+                return Ok((0, 0));
+            }
             // In the trash, or gone: its revisions go with it.
             let Some(found) = self.find_attached(&txn, &room, node).await? else {
                 return Ok((0, 0));

@@ -77,8 +77,8 @@ pub(crate) use policy::{
 };
 pub(crate) use record::{
     ApiKey, Authority, Blob, BlobState, ChunkRef, Content, DirState, Dirent, DirentBody, FileState,
-    Instance, Job, JobState, JobWork, Lease, Location, Origin, Place, RefState, Space, SpaceState,
-    Trashed, TrashedBody, User, etag_head,
+    Instance, Job, JobState, JobWork, Lease, Location, NO_BLOB, Origin, Place, RefState, Space,
+    SpaceState, Trashed, TrashedBody, User, VersionMark, etag_head,
 };
 pub(crate) use session::{
     Multipart, ObjectPart, Owner, Part, Session, SessionKind, SessionResult, SessionTarget,
@@ -221,8 +221,11 @@ pub(crate) fn topology_key(space: SpaceId) -> Bytes {
     key(*b"to", &[space.as_bytes()])
 }
 
-/// The slot of trees; another one is reserved (docs/semantics.md section 6, 2).
+/// The slot of what a directory shows.
 const TREE_SLOT: u8 = 0;
+
+/// The slot of deleted objects that keep versions.
+const MARKED_SLOT: u8 = 1;
 
 pub(crate) fn dirent_key(space: SpaceId, parent: NodeId, name: &EntryName) -> Bytes {
     key(*b"de", &[space.as_bytes(), parent.as_bytes(), &[TREE_SLOT], name.as_str().as_bytes()])
@@ -233,9 +236,20 @@ pub(crate) fn dirents_prefix(space: SpaceId, parent: NodeId) -> Bytes {
     key(*b"de", &[space.as_bytes(), parent.as_bytes()])
 }
 
-/// Prefix of the entries of a bucket: behind it come the bytes of their keys.
-pub(crate) fn keys_prefix(space: SpaceId, root: NodeId) -> Bytes {
-    key(*b"de", &[space.as_bytes(), root.as_bytes(), &[TREE_SLOT]])
+/// Prefix of the entries that a directory shows: behind it come the bytes of their names.
+pub(crate) fn entries_prefix(space: SpaceId, parent: NodeId) -> Bytes {
+    key(*b"de", &[space.as_bytes(), parent.as_bytes(), &[TREE_SLOT]])
+}
+
+/// The entry of an object that is deleted, with versions that are kept.
+pub(crate) fn marked_key(space: SpaceId, root: NodeId, name: &EntryName) -> Bytes {
+    let slot = &[MARKED_SLOT];
+    key(*b"de", &[space.as_bytes(), root.as_bytes(), slot, name.as_str().as_bytes()])
+}
+
+/// Prefix of those: behind it come the bytes of their keys.
+pub(crate) fn marked_prefix(space: SpaceId, root: NodeId) -> Bytes {
+    key(*b"de", &[space.as_bytes(), root.as_bytes(), &[MARKED_SLOT]])
 }
 
 /// Prefix of the entries of all directories of a space.
@@ -438,12 +452,13 @@ mod tests {
             older: 6,
             older_bytes: 7,
             object: None,
+            version: None,
         };
         let now = encode(&state);
-        // It ended before the mark of the field that came last.
-        let before = now.slice(..now.len() - 1);
+        // It ended before the marks of the fields that came last.
+        let before = now.slice(..now.len() - 2);
         assert_eq!(decode::<FileState>(b"rv", &before).expect("read").older_bytes, 7);
-        assert!(decode::<FileState>(b"rv", &now.slice(..now.len() - 2)).is_err());
+        assert!(decode::<FileState>(b"rv", &now.slice(..now.len() - 3)).is_err());
         let object = Some(Arc::new(crate::ObjectInfo::default()));
         let with = encode(&FileState { object: object.clone(), ..state });
         assert_eq!(decode::<FileState>(b"rv", &with).expect("read").object, object);

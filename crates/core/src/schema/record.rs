@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     entry::{EntryKind, Etag, SpaceKind, SpaceLimits, SpacePolicy},
-    object::ObjectInfo,
+    object::{LockRules, ObjectInfo, Retention, VersionId, Versioning},
 };
 
 /// The installation.
@@ -46,6 +46,23 @@ pub(crate) struct Space {
     pub(crate) limits: SpaceLimits,
     pub(crate) policy: SpacePolicy,
     pub(crate) created: Timestamp,
+    /// What only buckets have; last, as older records end before it.
+    #[serde(deserialize_with = "if_there")]
+    pub(crate) bucket: Option<BucketRules>,
+}
+
+/// What a bucket keeps.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct BucketRules {
+    pub(crate) versioning: Versioning,
+    pub(crate) lock: Option<LockRules>,
+}
+
+impl Space {
+    /// Whether it keeps versions as S3 has them.
+    pub(crate) fn versioning(&self) -> Versioning {
+        self.bucket.map_or(Versioning::Off, |rules| rules.versioning)
+    }
 }
 
 /// What may be done with a space.
@@ -129,7 +146,26 @@ pub(crate) struct FileState {
     /// What S3 knows of it. Last in every record that has a state: older ones end before it.
     #[serde(deserialize_with = "if_there")]
     pub(crate) object: Option<Arc<ObjectInfo>>,
+    /// What it is among the versions of a bucket that keeps them; nothing in any other space.
+    #[serde(deserialize_with = "if_there")]
+    pub(crate) version: Option<VersionMark>,
 }
+
+/// What a revision is among the versions of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VersionMark {
+    /// Whether it has an id of its own; else it is the version `null`.
+    pub(crate) named: bool,
+    /// Whether it is a delete marker: without content, and the blob [`NO_BLOB`].
+    pub(crate) marker: bool,
+    /// Of the current one alone: which older revision is the version `null`.
+    pub(crate) null: Option<u64>,
+    pub(crate) retention: Option<Retention>,
+    pub(crate) hold: bool,
+}
+
+/// Stands for no content.
+pub(crate) const NO_BLOB: BlobId = BlobId { incarnation: Incarnation(0), counter: 0 };
 
 /// The last field of a record, or nothing where the record is from before there was one.
 fn if_there<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
@@ -150,6 +186,29 @@ impl FileState {
     /// The etag of this revision of `node`: node ids end in random bits, revisions never recur.
     pub(crate) fn etag(&self, node: NodeId) -> Etag {
         Etag(etag_head(node), self.revision)
+    }
+
+    pub(crate) fn mark(&self) -> VersionMark {
+        self.version.unwrap_or_default()
+    }
+
+    /// Whether it is a delete marker.
+    pub(crate) fn is_marker(&self) -> bool {
+        self.mark().marker
+    }
+
+    /// Whether it must not be destroyed now.
+    pub(crate) fn is_locked(&self, now: Timestamp) -> bool {
+        let VersionMark { retention, hold, .. } = self.mark();
+        hold || retention.is_some_and(|retention| retention.until > now)
+    }
+
+    /// Its id among the versions of its object.
+    pub(crate) fn version_id(&self, node: NodeId) -> VersionId {
+        match self.mark().named {
+            true => VersionId::Revision(etag_head(node), self.revision),
+            false => VersionId::Null,
+        }
     }
 
     /// The etag that S3 shows: a digest where one is known, which is none of the server's tokens.
@@ -173,6 +232,7 @@ pub(crate) enum Origin {
     Upload,
     Copy,
     Restore(u64),
+    Deleted,
 }
 
 impl std::fmt::Display for Origin {
@@ -180,6 +240,7 @@ impl std::fmt::Display for Origin {
         match self {
             Self::Upload => f.write_str("upload"),
             Self::Copy => f.write_str("copy"),
+            Self::Deleted => f.write_str("deleted"),
             Self::Restore(revision) => write!(f, "restore:{revision}"),
         }
     }
@@ -193,7 +254,7 @@ pub(crate) struct Location {
 }
 
 /// The place of a node within its space.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Place {
     /// A directory; its authority record says where.
     Dir,
@@ -201,6 +262,8 @@ pub(crate) enum Place {
     File(NodeId, EntryName),
     /// A file that is a trash item.
     Trash(TrashId),
+    /// An object that is deleted, with versions that are kept.
+    Marked(NodeId, EntryName),
 }
 
 /// The immutable content of revisions.

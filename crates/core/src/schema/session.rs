@@ -30,7 +30,7 @@ use super::{ChunkRef, Content, decode_tail_of, encode, key};
 use crate::{
     entry::{Conditions, Etag},
     error::Result,
-    object::{ChecksumAlgorithm, ObjectChecksum, ObjectInfo},
+    object::{ChecksumAlgorithm, ObjectChecksum, ObjectInfo, Retention},
 };
 
 /// `sc`: open sessions of a user.
@@ -112,6 +112,8 @@ pub(crate) struct Multipart {
     /// Whether the key is a name in a bucket, not a path.
     pub(crate) flat: bool,
     pub(crate) info: ObjectInfo,
+    /// Retention and legal hold of the object.
+    pub(crate) retention: (Option<Retention>, bool),
     /// The algorithm of its checksums, and whether that of the object is of the whole content.
     pub(crate) checksum: Option<(ChecksumAlgorithm, bool)>,
 }

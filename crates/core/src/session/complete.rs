@@ -315,6 +315,7 @@ impl Larder {
                 staged: None,
                 _memory: None,
             },
+            retention: session.multipart().map_or((None, false), |multipart| multipart.retention),
             source: None,
             reservation: None,
             carrier: Some(Box::new(end)),

@@ -121,7 +121,7 @@ impl Listing<'_> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(EntryName, Dirent)>> {
-        let prefix = schema::dirents_prefix(self.space, dir);
+        let prefix = schema::entries_prefix(self.space, dir);
         let records = txn::page(self.snapshot, &prefix, after, limit).await?;
         records
             .iter()

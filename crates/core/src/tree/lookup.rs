@@ -560,7 +560,7 @@ pub(crate) async fn find_node(
     let location =
         txn::get::<Location>(snapshot, &schema::location_key(node)).await?.ok_or_else(missing)?;
     let (parent, name) = match location.value.place {
-        Place::Trash(_) => return Err(missing()),
+        Place::Trash(_) | Place::Marked(..) => return Err(missing()),
         Place::File(parent, name) => (parent, name),
         Place::Dir => {
             let own = txn::get::<Authority>(snapshot, &schema::authority_key(id, node)).await?;

@@ -28,6 +28,7 @@ mod share;
 mod trash;
 mod tree;
 mod upload;
+mod versions;
 
 use std::sync::{
     Arc,

@@ -48,7 +48,7 @@ async fn put(fixture: &Fixture, bucket: &Bucket, key: &str, body: &[u8]) {
 }
 
 async fn get(fixture: &Fixture, bucket: &Bucket, key: &str) -> Result<(ObjectEntry, Vec<u8>)> {
-    let download = fixture.larder.object(&fixture.root, bucket, key).await?;
+    let download = fixture.larder.object(&fixture.root, bucket, key, None).await?;
     let object = download.object();
     let mut body = download.read(0..object.size).await?;
     drop(download);
@@ -120,8 +120,10 @@ fn keys_of_a_bucket_are_kept_byte_for_byte_and_stand_alone() {
         for key in names {
             let none = Conditions::default();
             let larder = &fixture.larder;
-            assert!(larder.delete_object(&fixture.root, &bucket, key, &none).await.unwrap());
-            assert!(!larder.delete_object(&fixture.root, &bucket, key, &none).await.unwrap());
+            for there in [true, false] {
+                let gone = larder.delete_object(&fixture.root, &bucket, key, None, &none).await;
+                assert_eq!(gone.unwrap().existed, there, "{key:?}");
+            }
         }
         assert!(keys(&fixture, &bucket, &all(10)).await.is_empty());
         fixture.assert_sound().await;
@@ -142,7 +144,7 @@ fn a_bucket_that_holds_anything_is_not_removed() {
         let refused = fixture.larder.delete_bucket(&fixture.root, &bucket).await;
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::NotEmpty);
         let none = Conditions::default();
-        fixture.larder.delete_object(&fixture.root, &bucket, "k", &none).await.unwrap();
+        fixture.larder.delete_object(&fixture.root, &bucket, "k", None, &none).await.unwrap();
         fixture.larder.delete_bucket(&fixture.root, &bucket).await.unwrap();
     });
 }
@@ -268,10 +270,16 @@ fn copies_share_bytes_and_carry_or_replace_what_is_known() {
         let refused = larder.copy_object(&fixture.root, missing, to, CopyOptions::default()).await;
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::NotFound);
         // The bytes stay as long as one of them.
-        larder.delete_object(&fixture.root, &one, "from", &Conditions::default()).await.unwrap();
+        larder
+            .delete_object(&fixture.root, &one, "from", None, &Conditions::default())
+            .await
+            .unwrap();
         fixture.settle().await;
         assert_eq!(get(&fixture, &two, "to").await.unwrap().1, body);
-        larder.delete_object(&fixture.root, &two, "to", &Conditions::default()).await.unwrap();
+        larder
+            .delete_object(&fixture.root, &two, "to", None, &Conditions::default())
+            .await
+            .unwrap();
         fixture.assert_clean().await;
         assert_eq!(fixture.chunks.as_ref().unwrap().count(), 0, "nothing is left");
     });
@@ -293,7 +301,7 @@ fn objects_of_a_tree_are_its_files_with_revisions_and_directories() {
             assert_eq!(get(&fixture, &home, key).await.unwrap_err().kind(), ErrorKind::NotFound);
         }
         let none = Conditions::default();
-        fixture.larder.delete_object(&fixture.root, &home, "a/b/c", &none).await.unwrap();
+        fixture.larder.delete_object(&fixture.root, &home, "a/b/c", None, &none).await.unwrap();
         assert!(get(&fixture, &home, "a/b/c").await.is_err());
         fixture.assert_sound().await;
     });
@@ -390,7 +398,7 @@ fn a_multipart_upload_becomes_an_object_of_the_parts_named() {
         );
         fixture.settle().await;
         fixture.assert_sound().await;
-        larder.delete_object(&fixture.root, &bucket, "k", &none).await.unwrap();
+        larder.delete_object(&fixture.root, &bucket, "k", None, &none).await.unwrap();
         fixture.assert_clean().await;
         assert_eq!(fixture.chunks.as_ref().unwrap().count(), 0, "nothing is left");
     });
@@ -412,7 +420,7 @@ fn of_a_completion_and_an_abort_one_wins() {
             assert!(done.is_ok() != aborted.is_ok(), "{done:?} {aborted:?}");
             assert_eq!(get(&fixture, &bucket, "k").await.is_ok(), done.is_ok());
             let none = Conditions::default();
-            fixture.larder.delete_object(&fixture.root, &bucket, "k", &none).await.unwrap();
+            fixture.larder.delete_object(&fixture.root, &bucket, "k", None, &none).await.unwrap();
         }
         fixture.assert_clean().await;
         assert_eq!(fixture.chunks.as_ref().unwrap().count(), 0, "nothing is left");
@@ -451,7 +459,8 @@ fn i_upl_3_of_conditional_puts_and_completions_at_once_one_wins() {
                 ..Conditions::default()
             };
             let larder = &fixture.larder;
-            assert!(larder.delete_object(&fixture.root, &bucket, "k", &same).await.unwrap());
+            let gone = larder.delete_object(&fixture.root, &bucket, "k", None, &same).await;
+            assert!(gone.unwrap().existed);
         }
         fixture.assert_sound().await;
     });
