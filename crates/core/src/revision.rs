@@ -5,7 +5,7 @@
 //! policy says, so nothing is mixed and nothing is lost (hazards U08 to U10); I-REV-3 the current
 //! revision is never deleted alone.
 //!
-//! Not here: how an upload makes one (`upload::supersede`), retention by age (`job::retention`).
+//! Not here: how an upload makes one (`version::supersede`), retention by age (`job::retention`).
 
 use larder_base::{
     ErrorKind,
@@ -29,8 +29,8 @@ use crate::{
     schema::{self, Dirent, DirentBody, FileState, Origin, Space},
     tree::lookup::{self, Found, through},
     txn::{self, Txn, transact},
-    upload::{Replaced, supersede},
     version,
+    version::{self, Replaced, supersede},
 };
 
 impl Larder {

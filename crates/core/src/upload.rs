@@ -45,18 +45,14 @@ use crate::{
     },
     tree::{
         create::{OpenPlace, free_name, no_parent, open_parent},
-        lookup::{self, Chain, Found},
+        lookup::{self, Found},
     },
-    txn::{self, Stored, Txn, transact},
-    version,
+    txn::{Stored, Txn, transact},
+    version::{self, Replaced, supersede},
 };
 
 /// MIME type of content that came without one.
 const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
-
-/// Older revisions that one commit removes because they are more than the space keeps: each is
-/// up to three records.
-const TRIM_BATCH: usize = 20;
 
 /// How often a running upload looks whether it is still allowed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -734,79 +730,6 @@ fn check_conditions(
         return Ok(());
     }
     conditions.check_file(current.map(|(node, state)| (*node, &state.value)))
-}
-
-/// A file whose current revision a transaction replaces.
-pub(crate) struct Replaced<'a> {
-    pub(crate) chain: &'a Chain,
-    pub(crate) name: &'a EntryName,
-    pub(crate) node: NodeId,
-    /// Version of its directory entry.
-    pub(crate) version: larder_meta::Version,
-    /// Older revisions that are kept; `None` is all.
-    pub(crate) keep: Option<u32>,
-}
-
-/// Makes `next` the current revision of a file and keeps the one before as the policy says:
-/// the numbers of revisions go up by one in the order of commits. Answers the state written.
-pub(crate) async fn supersede(
-    txn: &mut Txn,
-    space: &Space,
-    file: &Replaced<'_>,
-    current: &FileState,
-    mut next: FileState,
-    references: &mut References,
-) -> Result<FileState> {
-    let id = file.chain.space;
-    next.revision = current.revision + 1;
-    next.older = current.older;
-    next.older_bytes = current.older_bytes;
-    let mut retained = 0;
-    let keep = file.keep;
-    if keep == Some(0) {
-        references.release(current.blob);
-    } else {
-        let kept = FileState { older: 0, older_bytes: 0, ..current.clone() };
-        txn.put(schema::revision_key(id, file.node, current.revision), &kept);
-        next.older += 1;
-        next.older_bytes += current.size;
-        retained += delta(current.size);
-    }
-    // More than one when the policy has been changed to keep less.
-    let over = keep.map_or(0, |keep| next.older.saturating_sub(keep));
-    let over = usize::try_from(over).unwrap_or(TRIM_BATCH).min(TRIM_BATCH);
-    for old in oldest_revisions(txn, id, file.node, over).await? {
-        references.release(old.blob);
-        txn.delete(schema::revision_key(id, file.node, old.revision));
-        next.older = next.older.saturating_sub(1);
-        next.older_bytes = next.older_bytes.saturating_sub(old.size);
-        retained -= delta(old.size);
-    }
-    let grows = delta(next.size) - delta(current.size);
-    quota::charge(txn, id, space.limits.live, grows, retained);
-    file.chain.add(txn, grows, 0, 0);
-    let key = schema::dirent_key(id, file.chain.dir(), file.name);
-    txn.hold(key.clone(), file.version);
-    let dirent = Dirent { node: file.node, body: DirentBody::File(next.clone()) };
-    txn.put(key, &dirent);
-    let path = file.chain.join_from_root(file.name);
-    txn.change(id, Happened::to(&dirent, ChangeKind::Updated, &path));
-    Ok(next)
-}
-
-/// The oldest revisions of a file, at most so many.
-async fn oldest_revisions(
-    txn: &Txn,
-    space: SpaceId,
-    node: NodeId,
-    count: usize,
-) -> Result<Vec<FileState>> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let prefix = schema::revisions_prefix(space, node);
-    let oldest = txn::page(&*txn.snapshot, &prefix, None, count).await?;
-    oldest.iter().map(|(key, record)| schema::decode(key, &record.value)).collect()
 }
 
 /// A MIME type as it is stored: checked for what a header may carry.

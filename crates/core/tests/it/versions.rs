@@ -113,8 +113,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Proves I-VER-2 too.
 #[test]
-fn i_ver_1_and_2_versions_are_those_of_a_list_whatever_is_done() {
+fn i_ver_1_versions_are_those_of_a_list_whatever_is_done() {
     let begin = select(vec![Versioning::Off, Versioning::Enabled]);
     let strategy = (begin, proptest::collection::vec(step(), 1..40), 1usize..4);
     let mut runner = TestRunner::new(cases(40));
