@@ -8,7 +8,15 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{bail, ensure};
 
-use super::target::Target;
+use super::{
+    multipart::parts_of,
+    pattern::BLOCK,
+    s3::{PayloadMode, S3Settings},
+    target::{Fallback, Target},
+};
+
+/// Parts that an S3 upload may have.
+const PARTS: u64 = 10_000;
 
 /// Measures one or two file servers over HTTP, alternating between them.
 ///
@@ -16,10 +24,12 @@ use super::target::Target;
 /// code 1. Quote ratios of one run, never absolute rates of two.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Server to measure: `larder+http://user:password@host:port/SPACE`, or
+    /// Server to measure: `larder+http://user:password@host:port/SPACE`,
+    /// `s3+http://id:secret@host:port/BUCKET/prefix` (any S3 endpoint), or
     /// `http://host:port/prefix` (nginx DAV, SeaweedFS filer). Twice: the two are alternated and
     /// their ratio is printed.
-    /// User and password may come from --user and --password or their environment.
+    /// User and password may come from --user and --password or their environment, the S3 key
+    /// from --s3-key-id and --s3-secret-file or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
     #[arg(long = "target", value_name = "URL", required = true)]
     pub(super) targets: Vec<String>,
 
@@ -27,15 +37,36 @@ pub(crate) struct BenchArgs {
     #[arg(long = "label", value_name = "A[,B]", value_delimiter = ',')]
     pub(super) labels: Vec<String>,
 
-    /// What to measure: put, tus (resumable uploads), get, head, delete, list, mixed (45 % get,
-    /// 30 % head, 15 % put, 10 % delete). Default: put,get,head,delete; with --grow:
-    /// put,get,list.
+    /// What to measure: put, tus (resumable uploads), multipart (S3 uploads in parts), get, head,
+    /// delete, list, mixed (45 % get, 30 % head, 15 % put, 10 % delete). Default:
+    /// put,get,head,delete; with --grow: put,get,list.
     #[arg(long = "workload", value_name = "W[,W]", value_delimiter = ',')]
     pub(super) workloads: Vec<Workload>,
 
     /// File sizes: bytes, or with k, m, g (powers of 1024). Default 4k; with --grow 100.
     #[arg(long = "size", value_name = "SIZE[,SIZE]", value_delimiter = ',')]
     pub(super) sizes: Vec<Size>,
+
+    /// Bytes of the parts of multipart uploads, a multiple of 64k. S3 wants 5m at least.
+    #[arg(long, value_name = "SIZE", default_value = "8m")]
+    pub(super) part_size: Size,
+
+    /// Whether requests to S3 sign their bodies: one for all targets, or one for each. Signed
+    /// bodies are hashed beforehand and repeat: up to 256 of them per size.
+    #[arg(long = "s3-payload", value_name = "A[,B]", value_delimiter = ',')]
+    pub(super) s3_payloads: Vec<PayloadMode>,
+
+    /// Access key for S3 targets whose URL has none [env: AWS_ACCESS_KEY_ID]
+    #[arg(long, value_name = "ID", requires = "s3_secret_file")]
+    pub(crate) s3_key_id: Option<String>,
+
+    /// File with its secret [env: AWS_SECRET_ACCESS_KEY]
+    #[arg(long, value_name = "FILE", requires = "s3_key_id")]
+    pub(crate) s3_secret_file: Option<PathBuf>,
+
+    /// Region of S3 targets [env: AWS_REGION] [default: us-east-1]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) s3_region: Option<String>,
 
     /// Requests in flight, each on its own connection.
     #[arg(long, value_name = "N[,N]", value_delimiter = ',', default_value = "16")]
@@ -121,11 +152,13 @@ pub(crate) struct SharedFlags {
     pub(crate) quiet: bool,
     /// `Authorization` for Larder targets whose URL names no user.
     pub(crate) authorization: Option<String>,
+    /// How to speak to S3 targets, apart from `--s3-payload`.
+    pub(crate) s3: S3Settings,
 }
 
 impl std::fmt::Debug for SharedFlags {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { json, quiet, authorization: _ } = self;
+        let Self { json, quiet, authorization: _, s3: _ } = self;
         f.debug_struct("SharedFlags").field("json", json).field("quiet", quiet).finish()
     }
 }
@@ -137,6 +170,8 @@ pub(crate) enum Workload {
     Put,
     /// The same by upload sessions: one request to begin, one for the bytes.
     Tus,
+    /// Uploads in parts, all connections at one file.
+    Multipart,
     /// Downloads of random files.
     Get,
     /// Metadata of random files.
@@ -155,6 +190,7 @@ impl Workload {
         match self {
             Self::Put => "put",
             Self::Tus => "tus",
+            Self::Multipart => "multipart",
             Self::Get => "get",
             Self::Head => "head",
             Self::Delete => "delete",
@@ -227,6 +263,22 @@ impl BenchArgs {
         self
     }
 
+    /// Target number `n`.
+    ///
+    /// # Errors
+    /// Its URL is none.
+    pub(super) fn target(&self, n: usize) -> anyhow::Result<Target> {
+        let payload = match self.s3_payloads.as_slice() {
+            [] => PayloadMode::default(),
+            [all] => *all,
+            each => each.get(n).copied().unwrap_or_default(),
+        };
+        let s3 = S3Settings { payload, ..self.shared.s3.clone() };
+        let authorization = self.shared.authorization.as_deref();
+        let url = self.targets.get(n).map(String::as_str).unwrap_or_default();
+        Target::parse(url, Fallback { authorization, s3: Some(&s3) })
+    }
+
     /// Fills in the defaults that depend on the mode and refuses what makes no sense. Doing it
     /// again changes nothing.
     ///
@@ -235,13 +287,22 @@ impl BenchArgs {
     pub(crate) fn resolve(mut self) -> anyhow::Result<Self> {
         let n = self.targets.len();
         ensure!((1..=2).contains(&n), "give --target once or twice, not {n} times");
-        for url in &self.targets {
-            let target = Target::parse(url, None)?;
+        for n in 0..n {
+            let target = self.target(n)?;
             ensure!(
                 target.has_sessions() || !self.workloads.contains(&Workload::Tus),
                 "tus measures larder+http targets"
             );
+            ensure!(
+                target.bucket().is_some() || !self.workloads.contains(&Workload::Multipart),
+                "multipart measures s3+http targets"
+            );
         }
+        ensure!(
+            self.s3_payloads.len() <= 1 || self.s3_payloads.len() == n,
+            "--s3-payload is one for all targets or one for each"
+        );
+        self.check_parts()?;
         ensure!(
             self.labels.is_empty() || self.labels.len() == n,
             "--label names every target or none"
@@ -270,15 +331,29 @@ impl BenchArgs {
         if grow {
             ensure!(self.grow.is_sorted(), "--grow numbers go up");
             ensure!(self.sizes.len() == 1, "--grow takes one --size");
+            use Workload::{Get, Head, List, Put};
             ensure!(
-                !self
-                    .workloads
-                    .iter()
-                    .any(|w| { matches!(w, Workload::Delete | Workload::Mixed | Workload::Tus) }),
+                self.workloads.iter().all(|w| matches!(w, Put | Get | Head | List)),
                 "--grow measures put, get, head and list"
             );
         }
         Ok(self)
+    }
+
+    fn check_parts(&self) -> anyhow::Result<()> {
+        let part = self.part_size.0;
+        ensure!(part > 0 && part.is_multiple_of(BLOCK as u64), "--part-size is a multiple of 64k");
+        if self.workloads.contains(&Workload::Multipart) {
+            for size in &self.sizes {
+                let parts = parts_of(size.0, part);
+                ensure!(
+                    parts <= PARTS,
+                    "{size} in parts of {}: at most {PARTS} parts",
+                    self.part_size
+                );
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes and removes the directories of a run of `larder bench`.
 //!
-//! Promises: touches nothing but the run's own directory and what lay in it when it went to the
+//! Promises: touches nothing but the run's own directories and what lay in it when it went to the
 //! trash; works also after the run was interrupted or failed.
 //!
 //! Not here: the order of a run (`session`).
@@ -71,21 +71,36 @@ impl Errand {
 }
 
 /// Asks for a file that cannot be there, to find out early that a server is not there either,
-/// or that it does not let us in.
+/// or that it does not let us in. Makes the bucket of an S3 target that has none.
 ///
 /// # Errors
-/// The server cannot be reached, or answers 401 or 403.
+/// The server cannot be reached, answers 401 or 403, or gives no bucket.
 pub(super) fn reach(session: &Session, target: usize) -> anyhow::Result<()> {
     let Some(side) = session.sides.get(target) else { return Ok(()) };
+    let label = &side.target.label;
     let mut head = Vec::new();
-    side.target.write_head(Method::Get, &[&session.root, "/none"], None, &mut head);
-    let errand = Errand::new(&side.target, session.args.request_timeout);
-    let (reply, _) = errand?.send(&head).context(side.target.label.clone())?;
-    if matches!(reply.status, 401 | 403) {
-        let why = String::from_utf8_lossy(&reply.error).into_owned();
-        bail!("{}: access denied: {} {}", side.target.label, reply.status, why.trim());
+    match side.target.bucket() {
+        // Unlike an object, a listing tells whether the bucket is there.
+        Some(bucket) => bucket.write_list(&side.root, None, &mut head),
+        None => side.target.write_head(Method::Get, &[&side.root, "/none"], None, &mut head),
     }
-    Ok(())
+    let mut errand = Errand::new(&side.target, session.args.request_timeout)?;
+    let (mut reply, _) = errand.send(&head).context(label.clone())?;
+    if let Some(bucket) = side.target.bucket()
+        && reply.status == 404
+    {
+        bucket.write_create_bucket(&mut head);
+        reply = errand.send(&head).context(label.clone())?.0;
+    }
+    let why = String::from_utf8_lossy(&reply.error);
+    match reply.status {
+        401 | 403 => bail!("{label}: access denied: {} {}", reply.status, why.trim()),
+        200 => Ok(()),
+        status if side.target.bucket().is_some() => {
+            bail!("{label}: cannot use the bucket: {status} {}", why.trim())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes the subdirectories of `set` on servers where files need them.
@@ -125,18 +140,20 @@ pub(super) fn remove(session: &Session, target: usize) {
     }
     match remove_tree(session, target) {
         Ok(()) => purge_trash(session, target),
-        Err(error) => session
-            .say(&format!("{}: {} was left behind: {error:#}", side.target.label, session.root)),
+        Err(error) => {
+            session.say(&format!("{}: {} was left behind: {error:#}", side.target.label, side.root))
+        }
     }
 }
 
 fn remove_tree(session: &Session, target: usize) -> anyhow::Result<()> {
     let Some(side) = session.sides.get(target) else { return Ok(()) };
     let mut head = Vec::new();
-    side.target.write_remove_tree(&session.root, &mut head);
-    let (reply, _) = Errand::new(&side.target, session.patience())?.send(&head)?;
-    if (200..300).contains(&reply.status) {
-        return Ok(());
+    if side.target.write_remove_tree(&side.root, &mut head) {
+        let (reply, _) = Errand::new(&side.target, session.patience())?.send(&head)?;
+        if (200..300).contains(&reply.status) {
+            return Ok(());
+        }
     }
     // A flat bucket, or a server that removes files only: one by one then.
     let stop = Arc::new(AtomicBool::new(false));
@@ -156,7 +173,7 @@ pub(super) fn purge_trash(session: &Session, target: usize) {
     let Some(side) = session.sides.get(target) else { return };
     if let Err(error) = purge(session, target) {
         let label = &side.target.label;
-        session.say(&format!("{label}: {} was left in the trash: {error:#}", session.root));
+        session.say(&format!("{label}: {} was left in the trash: {error:#}", side.root));
     }
 }
 
@@ -175,7 +192,7 @@ fn purge(session: &Session, target: usize) -> anyhow::Result<()> {
             // A space without a trash.
             return Ok(());
         }
-        let page = side.target.parse_trash(&body, &session.root)?;
+        let page = side.target.parse_trash(&body, &side.root)?;
         if !page.items.is_empty() {
             let none = Arc::new(FileSet::new(String::new(), 1, 0, 0));
             let job = Job::new(Task::Purge, &none, &none, &stop).naming(page.items);

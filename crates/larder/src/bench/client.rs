@@ -62,6 +62,8 @@ pub(super) struct Reply {
     pub(super) length: Option<u64>,
     /// `Location`, where given.
     pub(super) location: Option<String>,
+    /// `ETag`, where given.
+    pub(super) etag: Option<String>,
     /// Body bytes received.
     pub(super) body: u64,
     /// The beginning of the body when the status is not a success.
@@ -80,6 +82,7 @@ struct Head {
     status: u16,
     length: Option<u64>,
     location: Option<String>,
+    etag: Option<String>,
     framing: Framing,
     close: bool,
 }
@@ -148,8 +151,8 @@ impl Conn {
             }
         };
         self.closing |= head.close;
-        let Head { status, length, location, .. } = head;
-        let mut reply = Reply { status, length, location, body: 0, error: Vec::new() };
+        let Head { status, length, location, etag, .. } = head;
+        let mut reply = Reply { status, length, location, etag, body: 0, error: Vec::new() };
         let good = (200..300).contains(&status);
         let mut discard = Sink::Discard;
         let sink = if good { sink } else { &mut discard };
@@ -351,7 +354,7 @@ fn parse(bytes: &[u8], is_head: bool) -> Result<Option<(usize, Head)>, Fault> {
     };
     let status = response.code.unwrap_or_default();
     let mut close = response.version == Some(0);
-    let (mut length, mut chunked, mut location) = (None, false, None);
+    let (mut length, mut chunked, mut location, mut etag) = (None, false, None, None);
     for header in response.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("content-length") {
@@ -361,6 +364,8 @@ fn parse(bytes: &[u8], is_head: bool) -> Result<Option<(usize, Head)>, Fault> {
             chunked = header.value.eq_ignore_ascii_case(b"chunked");
         } else if is("location") {
             location = std::str::from_utf8(header.value).ok().map(str::to_owned);
+        } else if is("etag") {
+            etag = std::str::from_utf8(header.value).ok().map(str::to_owned);
         } else if is("connection") {
             close |= header.value.eq_ignore_ascii_case(b"close");
         }
@@ -371,5 +376,5 @@ fn parse(bytes: &[u8], is_head: bool) -> Result<Option<(usize, Head)>, Fault> {
         Some(n) => Framing::Length(n),
         None => Framing::UntilClose,
     };
-    Ok(Some((used, Head { status, length, location, framing, close })))
+    Ok(Some((used, Head { status, length, location, etag, framing, close })))
 }

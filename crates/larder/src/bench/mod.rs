@@ -1,11 +1,12 @@
 //! `larder bench`: a load generator for file servers over HTTP that users can trust.
 //!
 //! Promises: measures one server, or two in alternation with their ratio, on put, get, head,
-//! delete, list and mixed load; verifies what it reads; counts every failure and then exits
-//! with 1; prints what the server and the machine spent and could have done; removes what it
-//! put. Ctrl-C ends the measurement, reports and cleans up; a second one ends at once.
+//! delete, list, mixed load and uploads in parts; verifies what it reads; counts every failure
+//! and then exits with 1; prints what the server and the machine spent and could have done;
+//! removes what it put. Ctrl-C ends the measurement, reports and cleans up; a second one ends at
+//! once.
 //!
-//! Not here: TLS, S3 (a target kind to come), other machines as load generators.
+//! Not here: TLS, other machines as load generators.
 
 #![allow(
     clippy::print_stdout,
@@ -18,11 +19,14 @@ mod args;
 mod cleanup;
 mod client;
 mod disk_probe;
+mod multipart;
 mod pattern;
 mod proc_stat;
 mod report;
 mod runner;
+mod s3;
 mod session;
+mod sigv4;
 mod stats;
 mod target;
 #[cfg(test)]
@@ -38,7 +42,9 @@ use anyhow::{Context, anyhow, bail};
 pub(crate) use args::{BenchArgs, SharedFlags};
 use disk_probe::Probe;
 use report::{Circumstances, Report};
+pub(crate) use s3::S3Settings;
 use session::Session;
+pub(crate) use sigv4::Keys;
 use target::Target;
 use tokio::sync::oneshot;
 
@@ -95,7 +101,9 @@ fn run_blocking(args: BenchArgs, stop: &Arc<AtomicBool>) -> anyhow::Result<Repor
     let measured = session.measure();
     let peaks = cleanup::peaks(&session);
     if session.args.keep {
-        session.say(&format!("kept: {}", session.root));
+        for side in &session.sides {
+            session.say(&format!("kept: {} on {}", side.root, side.target.label));
+        }
     } else {
         for target in 0..session.sides.len() {
             cleanup::remove(&session, target);
@@ -128,8 +136,8 @@ fn run_blocking(args: BenchArgs, stop: &Arc<AtomicBool>) -> anyhow::Result<Repor
 
 fn targets(args: &BenchArgs) -> anyhow::Result<Vec<Target>> {
     let mut targets = Vec::new();
-    for url in &args.targets {
-        targets.push(Target::parse(url, args.shared.authorization.as_deref())?);
+    for n in 0..args.targets.len() {
+        targets.push(args.target(n)?);
     }
     for (target, label) in targets.iter_mut().zip(&args.labels) {
         target.label.clone_from(label);

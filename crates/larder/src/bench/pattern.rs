@@ -29,6 +29,8 @@ pub(super) struct Pattern {
 pub(super) struct Content<'a> {
     pattern: &'a Pattern,
     key: u64,
+    /// Number of the first block: not 0 in a part of a file.
+    first: u64,
     /// Length in bytes.
     pub(super) size: u64,
 }
@@ -46,7 +48,7 @@ impl Pattern {
 
     /// The content of `size` bytes that belongs to `key`.
     pub(super) fn content(&self, key: u64, size: u64) -> Content<'_> {
-        Content { pattern: self, key, size }
+        Content { pattern: self, key, first: 0, size }
     }
 }
 
@@ -54,7 +56,7 @@ impl<'a> Content<'a> {
     /// Block number `block`: its stamp, and the bytes that follow it. The caller cuts both to
     /// what `size` leaves of the block.
     pub(super) fn block(&self, block: u64) -> ([u8; STAMP], &'a [u8]) {
-        let first = mix(self.key ^ mix(block.wrapping_add(1)));
+        let first = mix(self.key ^ mix(self.first.wrapping_add(block).wrapping_add(1)));
         let second = mix(first ^ self.key);
         let mut stamp = [0; STAMP];
         stamp[..8].copy_from_slice(&first.to_le_bytes());
@@ -66,6 +68,22 @@ impl<'a> Content<'a> {
     /// Bytes of block number `block`, less than [`BLOCK`] for the last one, 0 beyond it.
     pub(super) fn block_len(&self, block: u64) -> usize {
         self.size.saturating_sub(block * BLOCK as u64).min(BLOCK as u64) as usize
+    }
+
+    /// The `len` bytes from `offset` on, a multiple of [`BLOCK`], or as many as there are.
+    pub(super) fn part(self, offset: u64, len: u64) -> Self {
+        let size = self.size.saturating_sub(offset).min(len);
+        Self { first: self.first + offset / BLOCK as u64, size, ..self }
+    }
+
+    /// Calls `with` with all bytes in order, in pieces.
+    pub(super) fn pieces(self, mut with: impl FnMut(&[u8])) {
+        for block in 0..self.size.div_ceil(BLOCK as u64) {
+            let (stamp, tail) = self.block(block);
+            let len = self.block_len(block);
+            with(&stamp[..len.min(STAMP)]);
+            with(&tail[..len.saturating_sub(STAMP)]);
+        }
     }
 
     /// Compares `bytes` with the content from `offset` on. Returns the offset of the first
@@ -97,12 +115,7 @@ impl<'a> Content<'a> {
     #[cfg(test)]
     pub(super) fn to_vec(self) -> Vec<u8> {
         let mut out = Vec::new();
-        for block in 0..self.size.div_ceil(BLOCK as u64) {
-            let (stamp, tail) = self.block(block);
-            let len = self.block_len(block);
-            out.extend_from_slice(&stamp[..len.min(STAMP)]);
-            out.extend_from_slice(&tail[..len.saturating_sub(STAMP)]);
-        }
+        self.pieces(|piece| out.extend_from_slice(piece));
         out
     }
 }
@@ -126,6 +139,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let pattern = Pattern::new(1);
+        let content = pattern.content(42, 200_000);
+        let part = 2 * BLOCK as u64;
+        let parts = [0, 1, 2].map(|n| content.part(n * part, part).to_vec());
+        assert_eq!(parts.each_ref().map(Vec::len), [131_072, 68_928, 0]);
+        assert_eq!(parts.concat(), content.to_vec());
     }
 
     #[test]

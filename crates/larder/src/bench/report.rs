@@ -173,7 +173,7 @@ impl Record {
         let failed = self.outcome.tally.failed();
         let errors = if failed > 0 { format!(", {failed} ERRORS") } else { String::new() };
         format!(
-            "round {} {:6} {:>5} c{:<3} {label}: {}/s, {} MiB/s{errors}",
+            "round {} {:9} {:>5} c{:<3} {label}: {}/s, {} MiB/s{errors}",
             self.round + 1,
             self.cell.workload,
             self.cell.size.to_string(),

@@ -2,8 +2,8 @@
 //!
 //! Promises: rounds go over all targets in turn (A, B, A, B, ...) within every workload, so that
 //! a machine that slows down slows both; what was put or deleted is spot-checked after the clock
-//! has stopped; everything lies below one directory per run, which is removed at the end, also
-//! after an interruption.
+//! has stopped; everything lies below one directory per target and run, which is removed at the
+//! end, also after an interruption.
 //!
 //! Not here: figures and their medians (`report`), threads (`runner`).
 
@@ -37,6 +37,8 @@ const POOL_BYTES: u64 = 256 << 20;
 const DELETE_FILES: u64 = 5_000;
 /// Files looked at after puts and after deletes.
 const SPOT_CHECKS: u64 = 64;
+/// Most bodies of a set, where targets sign them.
+const BODIES: u64 = 256;
 /// Largest body for which load before the measurement is worth its time.
 const WARM_SIZE: u64 = 8 << 20;
 /// Body size from which files are removed as soon as they are not needed.
@@ -75,6 +77,9 @@ pub(super) fn schedule(args: &BenchArgs) -> Vec<Step> {
 /// A target and what the run has put there.
 pub(super) struct Side {
     pub(super) target: Arc<Target>,
+    /// Directory below which everything lies: another one for each, since both targets may be the
+    /// same place, spoken to in two ways.
+    pub(super) root: String,
     pub(super) watch: Option<Watch>,
     pub(super) sets: BTreeMap<String, Arc<FileSet>>,
 }
@@ -82,7 +87,6 @@ pub(super) struct Side {
 /// A run under way.
 pub(super) struct Session {
     pub(super) args: BenchArgs,
-    pub(super) root: String,
     pub(super) sides: Vec<Side>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) records: Vec<Record>,
@@ -92,7 +96,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A run against `targets`; `seed` names its directory and decides content and choices.
+    /// A run against `targets`; `seed` names its directories and decides content and choices.
     pub(super) fn new(
         args: BenchArgs,
         targets: Vec<Target>,
@@ -103,14 +107,15 @@ impl Session {
             let pid = args.pids.get(n).copied().filter(|&pid| pid != 0)?;
             Some(Watch { pid, tree: args.pid_tree })
         };
+        let root = format!("larder-bench-{:08x}", mix(seed) as u32);
         let sides = targets.into_iter().enumerate().map(|(n, target)| Side {
             target: Arc::new(target),
+            root: if n == 0 { root.clone() } else { format!("{root}-{}", n + 1) },
             watch: watch(n),
             sets: BTreeMap::new(),
         });
         let sides = sides.collect();
         Self {
-            root: format!("larder-bench-{:08x}", mix(seed) as u32),
             sides,
             stop,
             records: Vec::new(),
@@ -229,6 +234,7 @@ impl Session {
         most: Option<u64>,
     ) -> anyhow::Result<()> {
         let Step { workload, target, .. } = step;
+        self.hash(target, write, workload);
         let mut crew = self.crew(target, step.concurrency, cell.size.0)?;
         if cell.size.0 <= WARM_SIZE && !self.args.warmup.is_zero() {
             let (task, read) = match workload {
@@ -258,7 +264,7 @@ impl Session {
         let job = Arc::new(job);
         let mut outcome = crew.run(&job, &|_| {})?;
         match workload {
-            Workload::Put | Workload::Tus => {
+            Workload::Put | Workload::Tus | Workload::Multipart => {
                 self.check_puts(&mut crew, write, from.1, &mut outcome)?;
             }
             Workload::Delete => {
@@ -273,7 +279,7 @@ impl Session {
         }
         let bulky = cell.size.0 >= BULKY && !self.args.keep && cell.files.is_none();
         let needed = self.args.workloads.contains(&Workload::Delete);
-        let puts = matches!(workload, Workload::Put | Workload::Tus);
+        let puts = matches!(workload, Workload::Put | Workload::Tus | Workload::Multipart);
         if bulky && ((puts && !needed) || workload == Workload::Mixed) {
             let job = Arc::new(Job::new(Task::Sweep, write, write, &self.stop));
             crew.run(&job, &|_| {})?;
@@ -328,6 +334,7 @@ impl Session {
         }
         let bulky = (POOL_BYTES / set.size.max(1)).max(2);
         let concurrency = FILL_CONCURRENCY.min(bulky as usize);
+        self.hash(target, set, Workload::Put);
         let mut crew = self.crew(target, concurrency, set.size)?;
         let label = self.sides.get(target).map_or("", |side| side.target.label.as_str());
         let terminal = std::io::stderr().is_terminal();
@@ -374,7 +381,11 @@ impl Session {
             concurrency,
             threads: self.args.threads,
             size,
-            manner: Manner { timeout: self.args.request_timeout, quickack: self.args.quickack },
+            manner: Manner {
+                timeout: self.args.request_timeout,
+                quickack: self.args.quickack,
+                part_size: self.args.part_size.0,
+            },
             seed: Rng::new(self.seed ^ n).next(),
         };
         Crew::connect(&side.target, &self.pattern, side.watch, &spec)
@@ -387,13 +398,31 @@ impl Session {
             return Ok(Arc::clone(set));
         }
         let salt = name.bytes().fold(self.seed, |hash, byte| mix(hash ^ u64::from(byte)));
-        let dir = format!("{}/{name}", self.root);
-        let set = Arc::new(FileSet::new(dir, self.args.dirs, size.0, salt));
+        let dir = format!("{}/{name}", side.root);
+        let mut set = FileSet::new(dir, self.args.dirs, size.0, salt);
+        // A body that is signed must be hashed, which costs more than to send it. All targets get
+        // the same, so that what a server saves by it does not show in the ratio.
+        if self.sides.iter().any(|side| side.target.signs_bodies()) {
+            set = set.with_bodies((POOL_BYTES / size.0.max(1)).clamp(1, BODIES));
+        }
+        let set = Arc::new(set);
         cleanup::make_dirs(self, target, &set)?;
         if let Some(side) = self.sides.get_mut(target) {
             side.sets.insert(name.to_owned(), Arc::clone(&set));
         }
         Ok(set)
+    }
+
+    /// Hashes what `workload` will send to a target that signs bodies.
+    fn hash(&self, target: usize, set: &FileSet, workload: Workload) {
+        if !self.sides.get(target).is_some_and(|side| side.target.signs_bodies()) {
+            return;
+        }
+        match workload {
+            Workload::Put | Workload::Mixed => set.hash(None, &self.pattern),
+            Workload::Multipart => set.hash(Some(self.args.part_size.0), &self.pattern),
+            Workload::Tus | Workload::Get | Workload::Head | Workload::Delete | Workload::List => {}
+        }
     }
 
     /// Time limit of a request that is not measured and may take long, such as the removal of a

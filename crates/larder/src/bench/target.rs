@@ -1,17 +1,21 @@
 //! The servers that `larder bench` speaks to, and how each words an operation.
 //!
-//! Promises: everything that differs between kinds of server is in this file: the head of each
-//! request, the page of a listing, how a whole tree is made and removed. An S3 kind joins by
-//! another [`Kind`] whose heads are signed where [`Target::write_head`] appends the credentials.
+//! Promises: everything that differs between kinds of server is decided here: the head of each
+//! request, the page of a listing, how a whole tree is made and removed. What S3 says is in `s3`.
 //!
 //! Not here: connections (`client`), which operations run (`workload`).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use anyhow::{Context, bail, ensure};
 use base64::Engine as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
+
+use super::{
+    s3::{self, Bucket, PayloadMode, S3Settings},
+    sigv4::Keys,
+};
 
 /// Entries asked for per page of a listing.
 pub(super) const PAGE: u64 = 1000;
@@ -20,7 +24,7 @@ pub(super) const PAGE: u64 = 1000;
 const ESCAPE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A dialect of HTTP file service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Kind {
     /// Larder's REST: `larder+http://user:password@host:port/SPACE`.
     Larder {
@@ -30,6 +34,26 @@ pub(super) enum Kind {
     /// Plain PUT, GET, HEAD and DELETE of paths, as nginx DAV and the SeaweedFS filer do:
     /// `http://host:port/prefix`.
     Plain,
+    /// S3: `s3+http://ID:SECRET@host:port/BUCKET/PREFIX`.
+    S3(Arc<Bucket>),
+}
+
+/// What is used where a target's URL does not say it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fallback<'a> {
+    /// `Authorization` for Larder.
+    pub(super) authorization: Option<&'a str>,
+    /// How to speak to S3.
+    pub(super) s3: Option<&'a S3Settings>,
+}
+
+/// A body, as far as the head of its request speaks of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Payload<'a> {
+    /// Length in bytes.
+    pub(super) length: u64,
+    /// Its SHA-256 in lower-case hex, for targets that sign it.
+    pub(super) sha256: Option<&'a str>,
 }
 
 /// A request method.
@@ -146,23 +170,27 @@ struct IndexEntry<'a> {
     name: Cow<'a, str>,
 }
 
-fn escape(text: &str) -> String {
+/// `text` with everything escaped that RFC 3986 does not call unreserved.
+pub(super) fn escape(text: &str) -> String {
     utf8_percent_encode(text, ESCAPE).to_string()
 }
 
 impl Target {
-    /// Reads a target URL. A Larder URL without a user uses the `Authorization` of `fallback`.
+    /// Reads a target URL. One without a user uses the credentials of `fallback`.
     ///
     /// # Errors
-    /// An unknown scheme, a missing host, a `larder+http` URL without exactly one space.
-    pub(super) fn parse(url: &str, fallback: Option<&str>) -> anyhow::Result<Self> {
+    /// An unknown scheme, a missing host, a `larder+http` URL without exactly one space, an
+    /// `s3+http` URL without a bucket or a key.
+    pub(super) fn parse(url: &str, fallback: Fallback<'_>) -> anyhow::Result<Self> {
         let (scheme, rest) =
             url.split_once("://").context("a target is SCHEME://HOST:PORT/PATH")?;
         let larder = match scheme {
             "larder+http" => true,
-            "http" => false,
-            "https" | "larder+https" => bail!("{scheme}: TLS is not measured; use http"),
-            other => bail!("unknown target scheme {other:?}: use larder+http or http"),
+            "http" | "s3+http" => false,
+            "https" | "larder+https" | "s3+https" => {
+                bail!("{scheme}: TLS is not measured; use http")
+            }
+            other => bail!("unknown target scheme {other:?}: use larder+http, s3+http or http"),
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, host) = match authority.rsplit_once('@') {
@@ -179,6 +207,24 @@ impl Target {
             format!("{host}:{}", if larder { 8080 } else { 80 })
         };
         let decode = |s: &str| percent_decode_str(s).decode_utf8_lossy().into_owned();
+        let path = path.trim_matches('/');
+        if scheme == "s3+http" {
+            let shown = format!("{scheme}://{host}/{path}");
+            let settings = fallback.s3.cloned().unwrap_or_default();
+            let keys = match user.map(|user| user.split_once(':')) {
+                None => None,
+                Some(Some((id, secret))) if !id.is_empty() && !secret.is_empty() => {
+                    Some(Keys { id: decode(id), secret: decode(secret), session_token: None })
+                }
+                Some(_) => bail!("a key in an S3 target is ID:SECRET@"),
+            };
+            let signed = settings.payload == PayloadMode::Signed;
+            let label = format!("{}:{}", if signed { "s3-signed" } else { "s3" }, port_of(&addr));
+            let bucket = Bucket::new(host, &decode(path), keys, &settings)?;
+            let kind = Kind::S3(Arc::new(bucket));
+            let (files, tail) = (String::new(), String::new());
+            return Ok(Self { label, addr, shown, kind, files, tail });
+        }
         let authorization = match user {
             Some(user) => {
                 let (name, password) = user.split_once(':').unwrap_or((user, ""));
@@ -186,9 +232,8 @@ impl Target {
                 let token = base64::engine::general_purpose::STANDARD.encode(pair);
                 Some(format!("Basic {token}"))
             }
-            None => fallback.filter(|_| larder).map(str::to_owned),
+            None => fallback.authorization.filter(|_| larder).map(str::to_owned),
         };
-        let path = path.trim_matches('/');
         let (kind, files) = if larder {
             ensure!(
                 !path.is_empty() && !path.contains('/'),
@@ -211,15 +256,31 @@ impl Target {
         Ok(Self { label, addr, shown, kind, files, tail })
     }
 
-    /// Replaces `out` by the head of a request for the file at `path` (already escaped), of a
-    /// body of `length` bytes where there is one.
+    /// The bucket, of an S3 target.
+    pub(super) fn bucket(&self) -> Option<&Bucket> {
+        match &self.kind {
+            Kind::S3(bucket) => Some(bucket),
+            Kind::Larder { .. } | Kind::Plain => None,
+        }
+    }
+
+    /// Whether requests sign the bodies that they carry.
+    pub(super) fn signs_bodies(&self) -> bool {
+        self.bucket().is_some_and(Bucket::signs_bodies)
+    }
+
+    /// Replaces `out` by the head of a request for the file at `path` (already escaped), with
+    /// what it says of its body where there is one.
     pub(super) fn write_head(
         &self,
         method: Method,
         path: &[&str],
-        length: Option<u64>,
+        body: Option<Payload<'_>>,
         out: &mut Vec<u8>,
     ) {
+        if let Kind::S3(bucket) = &self.kind {
+            return bucket.write_object(method.name(), path, body, out);
+        }
         out.clear();
         out.extend_from_slice(method.name().as_bytes());
         out.push(b' ');
@@ -228,7 +289,7 @@ impl Target {
             out.extend_from_slice(part.as_bytes());
         }
         out.extend_from_slice(self.tail.as_bytes());
-        if let Some(length) = length {
+        if let Some(Payload { length, .. }) = body {
             out.extend_from_slice(b"Content-Type: application/octet-stream\r\nContent-Length: ");
             push_number(length, out);
             out.extend_from_slice(b"\r\n");
@@ -269,6 +330,9 @@ impl Target {
     /// Writes the head of a request for one page of the directory `dir` (escaped, no slash at
     /// either end) after `cursor`.
     pub(super) fn write_list(&self, dir: &str, cursor: Option<&str>, out: &mut Vec<u8>) {
+        if let Kind::S3(bucket) = &self.kind {
+            return bucket.write_list(dir, cursor, out);
+        }
         let cursor = cursor.map(escape);
         let url = match (&self.kind, cursor) {
             (Kind::Larder { space }, None) => {
@@ -277,8 +341,8 @@ impl Target {
             (Kind::Larder { space }, Some(cursor)) => {
                 format!("/v1/spaces/{space}/list/{dir}?cursor={cursor}&limit={PAGE}")
             }
-            (Kind::Plain, None) => format!("{}{dir}/?limit={PAGE}", self.files),
-            (Kind::Plain, Some(cursor)) => {
+            (_, None) => format!("{}{dir}/?limit={PAGE}", self.files),
+            (_, Some(cursor)) => {
                 format!("{}{dir}/?limit={PAGE}&lastFileName={cursor}", self.files)
             }
         };
@@ -290,6 +354,9 @@ impl Target {
     /// # Errors
     /// The body is not a listing that this kind of server gives.
     pub(super) fn parse_page<'a>(&self, body: &'a [u8]) -> anyhow::Result<Page<'a>> {
+        if let Kind::S3(_) = self.kind {
+            return s3::parse_page(body);
+        }
         if let Kind::Larder { .. } = self.kind {
             let page: LarderPage<'a> = serde_json::from_slice(body)?;
             let names = page.entries.into_iter().map(|entry| entry.name).collect();
@@ -317,13 +384,16 @@ impl Target {
         true
     }
 
-    /// Writes the head of the request that removes the directory `dir` and all below it.
-    pub(super) fn write_remove_tree(&self, dir: &str, out: &mut Vec<u8>) {
+    /// Writes the head of the request that removes the directory `dir` and all below it; `false`
+    /// where files are removed one by one only.
+    pub(super) fn write_remove_tree(&self, dir: &str, out: &mut Vec<u8>) -> bool {
         let url = match self.kind {
             Kind::Larder { .. } => format!("{}{dir}", self.files),
             Kind::Plain => format!("{}{dir}/?recursive=true", self.files),
+            Kind::S3(_) => return false,
         };
         self.write_raw("DELETE", &url, "", out);
+        true
     }
 
     /// Writes the head of the request for one page of the trash; `false` where there is none.
@@ -389,15 +459,19 @@ pub(super) fn push_number(n: u64, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
+    const NOTHING: Fallback<'_> = Fallback { authorization: None, s3: None };
+
     fn head(target: &Target, method: Method, path: &str, length: Option<u64>) -> String {
         let mut out = Vec::new();
-        target.write_head(method, &[path], length, &mut out);
+        let body = length.map(|length| Payload { length, sha256: None });
+        target.write_head(method, &[path], body, &mut out);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn a_larder_target_words_the_rest_contract() {
-        let target = Target::parse("larder+http://root:p%40ss@127.0.0.1:8080/home", None).unwrap();
+        let target =
+            Target::parse("larder+http://root:p%40ss@127.0.0.1:8080/home", NOTHING).unwrap();
         assert_eq!(
             head(&target, Method::Put, "a/b", Some(4096)),
             "PUT /v1/spaces/home/files/a/b HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
@@ -408,15 +482,16 @@ mod tests {
         target.write_list("a/d", Some("x y"), &mut out);
         assert!(out.starts_with(b"GET /v1/spaces/home/list/a/d?cursor=x%20y&limit=1000 HTTP/1.1"));
         assert!(!target.shown.contains("ss@"), "the report must not show the password");
-        let keyed = Target::parse("larder+http://h:1/home", Some("Bearer key")).unwrap();
+        let bearer = Fallback { authorization: Some("Bearer key"), s3: None };
+        let keyed = Target::parse("larder+http://h:1/home", bearer).unwrap();
         assert!(head(&keyed, Method::Get, "a", None).contains("\r\nAuthorization: Bearer key\r\n"));
-        let plain = Target::parse("http://h:1/", Some("Bearer key")).unwrap();
+        let plain = Target::parse("http://h:1/", bearer).unwrap();
         assert!(!head(&plain, Method::Get, "a", None).contains("Bearer"), "not for strangers");
     }
 
     #[test]
     fn an_upload_session_is_worded_as_tus_says() {
-        let target = Target::parse("larder+http://h:1/home", None).unwrap();
+        let target = Target::parse("larder+http://h:1/home", NOTHING).unwrap();
         let mut out = Vec::new();
         target.write_begin("a/b", 5, &mut out);
         assert_eq!(
@@ -431,14 +506,43 @@ mod tests {
              Upload-Offset: 0\r\nContent-Length: 5\r\n\
              Content-Type: application/offset+octet-stream\r\n\r\n"
         );
-        assert!(!Target::parse("http://h:1/", None).unwrap().has_sessions());
+        assert!(!Target::parse("http://h:1/", NOTHING).unwrap().has_sessions());
+    }
+
+    #[test]
+    fn an_s3_target_takes_its_key_from_the_url_or_else_from_the_settings() {
+        let own = "s3+http://AKIA:se%2Fcret@127.0.0.1:9000/b/pre%20fix/";
+        let target = Target::parse(own, NOTHING).unwrap();
+        assert_eq!((target.addr.as_str(), target.label.as_str()), ("127.0.0.1:9000", "s3:9000"));
+        assert_eq!(target.shown, "s3+http://127.0.0.1:9000/b/pre%20fix");
+        let get = head(&target, Method::Get, "a", None);
+        assert!(
+            get.starts_with("GET /b/pre%20fix/a HTTP/1.1\r\nHost: 127.0.0.1:9000\r\n"),
+            "{get}"
+        );
+        assert!(get.contains("Credential=AKIA/"), "{get}");
+        assert!(!format!("{target:?}").contains("cret"));
+        let bare = "s3+http://h:1/b";
+        let error = Target::parse(bare, NOTHING).unwrap_err();
+        assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
+        let keys = Keys { id: "other".into(), secret: "s".into(), session_token: None };
+        let payload = PayloadMode::Signed;
+        let settings = S3Settings { keys: Some(keys), region: None, payload };
+        let given = Fallback { authorization: None, s3: Some(&settings) };
+        let target = Target::parse(bare, given).unwrap();
+        assert!(target.signs_bodies() && target.label == "s3-signed:1");
+        assert!(head(&target, Method::Get, "a", None).contains("Credential=other/"));
+        let target = Target::parse(own, given).unwrap();
+        assert!(head(&target, Method::Get, "a", None).contains("Credential=AKIA/"));
+        let plain = Target::parse("http://h:1/", given).unwrap();
+        assert!(!head(&plain, Method::Get, "a", None).contains("other"), "not for strangers");
     }
 
     #[test]
     fn a_plain_target_appends_to_its_prefix() {
-        let target = Target::parse("http://127.0.0.1:8888/pre/fix/", None).unwrap();
+        let target = Target::parse("http://127.0.0.1:8888/pre/fix/", NOTHING).unwrap();
         assert!(head(&target, Method::Get, "a", None).starts_with("GET /pre/fix/a HTTP/1.1\r\n"));
-        let bare = Target::parse("http://127.0.0.1", None).unwrap();
+        let bare = Target::parse("http://127.0.0.1", NOTHING).unwrap();
         assert_eq!(bare.addr, "127.0.0.1:80");
         assert!(head(&bare, Method::Head, "a", None).starts_with("HEAD /a HTTP/1.1\r\n"));
     }
@@ -452,14 +556,18 @@ mod tests {
             "http:///x",
             "larder+http://h:1/",
             "larder+http://h:1/a/b",
+            "s3+https://id:secret@h/b",
+            "s3+http://id:secret@h:1/",
+            "s3+http://id@h:1/b",
+            "s3+http://:@h:1/b",
         ] {
-            assert!(Target::parse(url, None).is_err(), "{url}");
+            assert!(Target::parse(url, NOTHING).is_err(), "{url}");
         }
     }
 
     #[test]
-    fn pages_of_all_three_dialects_are_read() {
-        let plain = Target::parse("http://h:1/", None).unwrap();
+    fn pages_of_the_json_dialects_are_read() {
+        let plain = Target::parse("http://h:1/", NOTHING).unwrap();
         let filer = br#"{"Path":"/d","Entries":[{"FullPath":"/d/f1","Mtime":"x"},
             {"FullPath":"/d/f2"}],"Limit":2,"LastFileName":"f2","ShouldDisplayLoadMore":true}"#;
         let page = plain.parse_page(filer).unwrap();
@@ -469,7 +577,7 @@ mod tests {
         assert_eq!((last.names.len(), last.cursor), (0, None));
         let index = plain.parse_page(br#"[{ "name":"f1", "type":"file", "size":1 }]"#).unwrap();
         assert_eq!(index.names, ["f1"]);
-        let larder = Target::parse("larder+http://h:1/home", None).unwrap();
+        let larder = Target::parse("larder+http://h:1/home", NOTHING).unwrap();
         let page = larder
             .parse_page(br#"{"entries":[{"path":"/d/f1","name":"f1","size":1}],"cursor":"c"}"#)
             .unwrap();
@@ -480,7 +588,7 @@ mod tests {
 
     #[test]
     fn only_our_own_trash_is_purged() {
-        let larder = Target::parse("larder+http://h:1/home", None).unwrap();
+        let larder = Target::parse("larder+http://h:1/home", NOTHING).unwrap();
         let body = br#"{"items":[{"item":"1","path":"/bench-x"},{"item":"2","path":"bench-x/a"},
             {"item":"3","path":"/bench-xy"},{"item":"4","path":"/photos/bench-x"}]}"#;
         assert_eq!(larder.parse_trash(body, "bench-x").unwrap().items, ["1", "2"]);

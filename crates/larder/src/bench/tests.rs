@@ -40,6 +40,9 @@ struct Files {
     dirs: HashSet<String>,
     trash: BTreeMap<u32, String>,
     trashed: u32,
+    /// Of S3: whether the bucket was made, and parts by upload, which is numbered, and number.
+    bucket: bool,
+    uploads: BTreeMap<usize, BTreeMap<usize, Vec<u8>>>,
     log: Vec<String>,
 }
 
@@ -84,7 +87,10 @@ fn converse(stream: TcpStream, shared: &Shared, vice: Vice) -> std::io::Result<(
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         let (status, body) = answer(&mut shared.lock().unwrap(), &method, &url, body, vice);
-        let mut out = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut out = format!(
+            "HTTP/1.1 {status} X\r\nETag: \"tag\"\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         if url.contains("limit=") {
             // Listings go out chunked, in two pieces, to exercise that framing.
             let (a, b) = body.split_at(body.len() / 2);
@@ -113,7 +119,78 @@ fn answer(files: &mut Files, method: &str, url: &str, body: Vec<u8>, vice: Vice)
     if let Some(call) = path.strip_prefix("/v1/spaces/s/") {
         return answer_larder(files, method, call, query, body, vice);
     }
+    if path.starts_with("/bucket") {
+        return answer_s3(files, method, path, query, body, vice);
+    }
     answer_plain(files, method, path, query, body, vice)
+}
+
+/// As much of S3 as the generator uses, seven entries a page.
+fn answer_s3(
+    files: &mut Files,
+    method: &str,
+    path: &str,
+    query: &str,
+    body: Vec<u8>,
+    vice: Vice,
+) -> (u16, Vec<u8>) {
+    let parameter = |name: &str| {
+        let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        value.map(|value| value.replace("%2F", "/"))
+    };
+    if path == "/bucket" && method == "PUT" {
+        files.bucket = true;
+        return (200, Vec::new());
+    }
+    if !files.bucket {
+        return (404, b"<Error><Code>NoSuchBucket</Code></Error>".to_vec());
+    }
+    if path == "/bucket" {
+        let prefix = parameter("prefix").unwrap();
+        let after = parameter("continuation-token").unwrap_or_default();
+        let keys = files.bodies.keys().filter_map(|path| path.strip_prefix("/bucket/"));
+        let mut keys: Vec<&str> =
+            keys.filter(|key| key.starts_with(&prefix) && **key > *after).collect();
+        keys.sort_unstable();
+        let more = keys.len() > 7;
+        keys.truncate(7);
+        let mut text = format!("<ListBucketResult><IsTruncated>{more}</IsTruncated>");
+        if more {
+            let last = keys[6];
+            text.push_str(&format!("<NextContinuationToken>{last}</NextContinuationToken>"));
+        }
+        for key in keys {
+            text.push_str(&format!("<Contents><Key>{key}</Key></Contents>"));
+        }
+        return (200, format!("{text}</ListBucketResult>").into_bytes());
+    }
+    let upload = parameter("uploadId").map(|id| id.parse::<usize>().unwrap());
+    let part = parameter("partNumber").map(|number| number.parse::<usize>().unwrap());
+    match (method, upload, part) {
+        ("POST", None, None) => {
+            let id = files.log.len();
+            files.uploads.insert(id, BTreeMap::new());
+            (200, format!("<UploadId>{id}</UploadId>").into_bytes())
+        }
+        ("PUT", Some(_), Some(2)) if vice == Vice::Refuses => (503, b"try later".to_vec()),
+        ("PUT", Some(id), Some(part)) => {
+            files.uploads.get_mut(&id).unwrap().insert(part, body);
+            (200, Vec::new())
+        }
+        ("POST", Some(id), None) => {
+            let parts = files.uploads.remove(&id).unwrap();
+            let named = String::from_utf8(body).unwrap().matches("<Part>").count();
+            assert!(parts.keys().copied().eq(1..=named), "{parts:?}");
+            let whole = parts.into_values().flatten().collect();
+            files.bodies.insert(path.to_owned(), whole);
+            (200, b"<CompleteMultipartUploadResult>".to_vec())
+        }
+        ("DELETE", Some(id), None) => {
+            files.uploads.remove(&id);
+            (204, Vec::new())
+        }
+        _ => answer_plain(files, method, path, "", body, vice),
+    }
 }
 
 /// As much of Larder's REST as the generator uses, seven entries a page.
@@ -270,6 +347,58 @@ fn larder_rest_is_spoken_and_only_our_own_trash_is_emptied() {
     assert!(files.trashed > 40, "each delete went to the trash");
     let left: Vec<&str> = files.trash.values().map(String::as_str).collect();
     assert_eq!(left, ["photos/cat.jpg", "photos/dog.jpg"]);
+}
+
+fn s3(url: &str) -> String {
+    url.replace("http://", "s3+http://id:secret@").replace("/base", "/bucket/pre")
+}
+
+#[test]
+fn s3_is_spoken_signed_or_not_and_the_bucket_is_made_and_left_empty() {
+    let (url, files) = serve(Vice::None);
+    let url = s3(&url);
+    let report = bench(
+        &[&url, &url],
+        "--workload=put,get,head,delete,list,mixed,multipart --size=0,100,200000 \
+         --concurrency=4 --count=20 --part-size=64k --s3-payload=unsigned,signed",
+    )
+    .unwrap();
+    assert_eq!(report.errors(), 0, "{}", report.table());
+    let json = json(&report);
+    assert_eq!(json["targets"][1]["label"].as_str().unwrap().split(':').next(), Some("s3-signed"));
+    let cells = json["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 21);
+    for target in cells.iter().flat_map(|cell| cell["targets"].as_array().unwrap()) {
+        assert_eq!(target["median"]["ops"], 20.0, "{target}");
+    }
+    let files = files.lock().unwrap();
+    assert!(files.bucket && files.bodies.is_empty() && files.uploads.is_empty());
+}
+
+#[test]
+fn a_multipart_upload_whose_part_fails_is_one_error_and_is_aborted() {
+    let (url, files) = serve(Vice::Refuses);
+    let more = "--workload=multipart --size=1m --part-size=64k --concurrency=4 --count=3";
+    let report = bench(&[&s3(&url)], more).unwrap();
+    let json = json(&report);
+    assert_eq!(json["cells"][0]["targets"][0]["errors"]["status 503"], 3, "{}", report.table());
+    let files = files.lock().unwrap();
+    assert!(files.uploads.is_empty() && files.bodies.is_empty());
+}
+
+#[test]
+fn what_s3_has_or_has_not_is_known_before_the_first_request() {
+    for (url, more) in [
+        ("http://127.0.0.1:1/x", "--workload=multipart"),
+        ("s3+http://id:secret@127.0.0.1:1/b", "--workload=tus"),
+        ("s3+http://id:secret@127.0.0.1:1/b", "--workload=multipart --part-size=5000"),
+        ("s3+http://id:secret@127.0.0.1:1/b", "--workload=multipart --part-size=64k --size=1g"),
+        ("s3+http://id:secret@127.0.0.1:1/b", "--s3-payload=signed,signed"),
+    ] {
+        let command = format!("bench --target={url} {more}");
+        let command = Command::parse_from(command.split(' '));
+        assert!(quietly(command.args).is_err(), "{url} {more}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     fmt::Write as _,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,17 +19,19 @@ use std::{
 use super::{
     args::Workload,
     client::{Conn, Fault, Reply, Sink},
+    multipart::{Upload, parts_of},
     pattern::{Content, Pattern},
+    sigv4::hash_of_content,
     stats::{Rng, Tally, mix},
-    target::{Method, Page, Target},
+    target::{Method, Page, Payload, Target},
 };
 
 /// Body size from which the large receive buffer pays.
 const LARGE: u64 = 32 * 1024;
 /// Bytes that buy one more second before a request times out.
-const BYTES_PER_SECOND: u64 = 4 << 20;
+pub(super) const BYTES_PER_SECOND: u64 = 4 << 20;
 /// Pause after repeated failures, so that a dead server is not hammered.
-const BACKOFF: Duration = Duration::from_millis(20);
+pub(super) const BACKOFF: Duration = Duration::from_millis(20);
 
 /// Numbered files of one size below one directory, spread over its subdirectories.
 #[derive(Debug)]
@@ -46,12 +48,39 @@ pub(super) struct FileSet {
     pub(super) next: AtomicU64,
     /// Files deleted so far: their numbers are below this.
     pub(super) gone: AtomicU64,
+    /// Hashes of the only bodies that files have; without them each file has a body of its own.
+    bodies: Vec<Hashes>,
+}
+
+/// Hashes of one body, made when it is first sent.
+#[derive(Debug, Default)]
+struct Hashes {
+    whole: OnceLock<String>,
+    parts: OnceLock<Vec<String>>,
 }
 
 impl FileSet {
     /// An empty set.
     pub(super) fn new(dir: String, dirs: u64, size: u64, salt: u64) -> Self {
-        Self { dir, dirs, size, salt, next: AtomicU64::new(0), gone: AtomicU64::new(0) }
+        let (next, gone) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { dir, dirs, size, salt, next, gone, bodies: Vec::new() }
+    }
+
+    /// The same with `count` bodies in turn, so that each needs to be hashed once only.
+    pub(super) fn with_bodies(mut self, count: u64) -> Self {
+        self.bodies = (0..count).map(|_| Hashes::default()).collect();
+        self
+    }
+
+    /// Hashes the bodies that puts, or else multipart uploads in parts of `part_size`, send:
+    /// before the clock runs.
+    pub(super) fn hash(&self, part_size: Option<u64>, pattern: &Pattern) {
+        for body in 0..self.bodies.len() as u64 {
+            match part_size {
+                Some(part_size) => drop(self.part_hashes(body, part_size, pattern)),
+                None => drop(self.whole_hash(body, pattern)),
+            }
+        }
     }
 
     /// The numbers of the files that exist now.
@@ -64,14 +93,39 @@ impl FileSet {
         format!("{}/d{n:04}", self.dir)
     }
 
-    fn write_path(&self, seq: u64, out: &mut String) {
+    /// Writes the escaped path of file `seq`.
+    pub(super) fn write_path(&self, seq: u64, out: &mut String) {
         out.clear();
         // Writing to a String cannot fail.
         write!(out, "{}/d{:04}/f{seq:09}", self.dir, seq % self.dirs).unwrap_or_default();
     }
 
-    fn key(&self, seq: u64) -> u64 {
-        mix(self.salt ^ mix(seq))
+    /// What file `seq` holds.
+    pub(super) fn content<'a>(&self, seq: u64, pattern: &'a Pattern) -> Content<'a> {
+        let body = match self.bodies.len() as u64 {
+            0 => seq,
+            count => seq % count,
+        };
+        pattern.content(mix(self.salt ^ mix(body)), self.size)
+    }
+
+    /// Hash of what file `seq` holds; nothing where bodies were not limited.
+    fn whole_hash(&self, seq: u64, pattern: &Pattern) -> &str {
+        let make = || hash_of_content(self.content(seq, pattern));
+        self.hashes(seq).map_or("", |hashes| hashes.whole.get_or_init(make))
+    }
+
+    /// The same of its parts of `part_size` bytes.
+    pub(super) fn part_hashes(&self, seq: u64, part_size: u64, pattern: &Pattern) -> &[String] {
+        let content = self.content(seq, pattern);
+        let part = |n| hash_of_content(content.part(n * part_size, part_size));
+        let make = || (0..parts_of(self.size, part_size)).map(part).collect();
+        self.hashes(seq).map_or(&[], |hashes| hashes.parts.get_or_init(make))
+    }
+
+    fn hashes(&self, seq: u64) -> Option<&Hashes> {
+        let count = self.bodies.len() as u64;
+        self.bodies.get(seq.checked_rem(count)? as usize)
     }
 
     /// How many files below number `n` lie in subdirectory `dir`, and the sum of their numbers.
@@ -100,14 +154,16 @@ pub(super) enum Task {
 pub(super) struct Job {
     task: Task,
     read: Arc<FileSet>,
-    write: Arc<FileSet>,
+    pub(super) write: Arc<FileSet>,
+    /// The file that multipart uploads are at; held while the next one is begun.
+    pub(super) upload: tokio::sync::Mutex<Option<Arc<Upload>>>,
     /// Numbers of the files to read, delete or look for.
     range: (u64, u64),
     names: Vec<String>,
     deadline: Option<Instant>,
     budget: AtomicI64,
     cursor: AtomicU64,
-    done: AtomicU64,
+    pub(super) done: AtomicU64,
     stop: Arc<AtomicBool>,
 }
 
@@ -126,6 +182,7 @@ impl Job {
             task,
             read: Arc::clone(read),
             write: Arc::clone(write),
+            upload: tokio::sync::Mutex::default(),
             range,
             names: Vec::new(),
             deadline: None,
@@ -173,7 +230,8 @@ impl Job {
         self.cursor.load(Ordering::Relaxed).min(self.range.1)
     }
 
-    fn take(&self, now: Instant) -> bool {
+    /// Whether another operation may begin, which uses up one of the budget.
+    pub(super) fn take(&self, now: Instant) -> bool {
         !self.stop.load(Ordering::Relaxed)
             && self.deadline.is_none_or(|deadline| now < deadline)
             && self.budget.fetch_sub(1, Ordering::Relaxed) > 0
@@ -204,9 +262,10 @@ enum Op {
 }
 
 /// A failed operation: its kind for the tally, and a sentence.
-struct Failure {
-    key: String,
-    detail: String,
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) key: String,
+    pub(super) detail: String,
 }
 
 /// What a successful operation moved.
@@ -231,23 +290,25 @@ pub(super) struct Manner {
     pub(super) timeout: Duration,
     /// Acknowledge at once.
     pub(super) quickack: bool,
+    /// Bytes of the parts of multipart uploads.
+    pub(super) part_size: u64,
 }
 
 /// One connection's worth of load.
 #[derive(Debug)]
 pub(super) struct Slot {
-    target: Arc<Target>,
-    pattern: Arc<Pattern>,
-    manner: Manner,
+    pub(super) target: Arc<Target>,
+    pub(super) pattern: Arc<Pattern>,
+    pub(super) manner: Manner,
     large: bool,
     conn: Option<Conn>,
-    head: Vec<u8>,
+    pub(super) head: Vec<u8>,
     page: Vec<u8>,
-    path: String,
+    pub(super) path: String,
     rng: Rng,
     walk: Option<Walk>,
     mine: VecDeque<u64>,
-    tally: Tally,
+    pub(super) tally: Tally,
 }
 
 impl Slot {
@@ -291,6 +352,9 @@ impl Slot {
 
     /// Works on `job` until it is finished.
     pub(super) async fn run(&mut self, job: &Job) {
+        if job.task == Task::Measure(Workload::Multipart) {
+            return self.run_multipart(job).await;
+        }
         self.walk = None;
         self.mine.clear();
         let limit = self.manner.timeout
@@ -339,6 +403,8 @@ impl Slot {
             Task::Measure(Workload::Head) => job.at_random(&mut self.rng).map(Op::Head),
             Task::Measure(Workload::Delete) => job.in_order().map(Op::Delete),
             Task::Measure(Workload::List) => Some(Op::List),
+            // Its operations are not those of one connection.
+            Task::Measure(Workload::Multipart) => None,
             Task::Measure(Workload::Mixed) => match self.rng.below(100) {
                 0..45 => job.at_random(&mut self.rng).map(Op::Get),
                 45..75 => job.at_random(&mut self.rng).map(Op::Head),
@@ -356,8 +422,7 @@ impl Slot {
         match op {
             Op::Put(seq) => {
                 let set = &job.write;
-                let content = (set.key(seq), set.size);
-                let reply = self.file(Method::Put, set, seq, Some(content), None).await?;
+                let reply = self.file(Method::Put, set, seq).await?;
                 self.expect(Method::Put, &reply, &[200, 201, 204])?;
                 if job.task == Task::Measure(Workload::Mixed) {
                     self.mine.push_back(seq);
@@ -367,31 +432,30 @@ impl Slot {
             Op::Tus(seq) => self.session(&job.write, seq).await,
             Op::Get(seq) => {
                 let set = &job.read;
-                let content = (set.key(seq), set.size);
-                let reply = self.file(Method::Get, set, seq, None, Some(content)).await?;
+                let reply = self.file(Method::Get, set, seq).await?;
                 self.expect(Method::Get, &reply, &[200])?;
                 self.same_length(Method::Get, reply.body, set.size)?;
                 self.same_length(Method::Get, reply.length.unwrap_or(set.size), set.size)?;
                 Ok(Moved { bytes: set.size, items: 0 })
             }
             Op::Head(seq) => {
-                let reply = self.file(Method::Head, &job.read, seq, None, None).await?;
+                let reply = self.file(Method::Head, &job.read, seq).await?;
                 self.expect(Method::Head, &reply, &[200])?;
                 self.same_length(Method::Head, reply.length.unwrap_or(0), job.read.size)?;
                 Ok(nothing)
             }
             Op::Delete(seq) => {
-                let reply = self.file(Method::Delete, &job.write, seq, None, None).await?;
+                let reply = self.file(Method::Delete, &job.write, seq).await?;
                 self.expect(Method::Delete, &reply, &[200, 202, 204])?;
                 Ok(nothing)
             }
             Op::Sweep(seq) => {
-                let reply = self.file(Method::Delete, &job.write, seq, None, None).await?;
+                let reply = self.file(Method::Delete, &job.write, seq).await?;
                 self.expect(Method::Delete, &reply, &[200, 202, 204, 404])?;
                 Ok(nothing)
             }
             Op::Absent(seq) => {
-                let reply = self.file(Method::Head, &job.read, seq, None, None).await?;
+                let reply = self.file(Method::Head, &job.read, seq).await?;
                 self.expect(Method::Head, &reply, &[404])?;
                 Ok(nothing)
             }
@@ -419,31 +483,26 @@ impl Slot {
             })?;
             self.target.write_bytes(&location, set.size, &mut self.head);
             let pattern = Arc::clone(&self.pattern);
-            let content = pattern.content(set.key(seq), set.size);
+            let content = set.content(seq, &pattern);
             let reply = self.call(Some(content), &mut Sink::Discard, false).await?;
             self.expect(Method::Put, &reply, &[204])?;
         }
         Ok(Moved { bytes: set.size, items: 0 })
     }
 
-    /// Sends a request for one file: `body` and `want` are (key, size) of the content to send
-    /// and to expect.
-    async fn file(
-        &mut self,
-        method: Method,
-        set: &FileSet,
-        seq: u64,
-        body: Option<(u64, u64)>,
-        want: Option<(u64, u64)>,
-    ) -> Result<Reply, Failure> {
+    /// Sends a request for one file: with its content to put it, comparing with it to get it.
+    async fn file(&mut self, method: Method, set: &FileSet, seq: u64) -> Result<Reply, Failure> {
         set.write_path(seq, &mut self.path);
-        let length = body.map(|(_, size)| size);
-        self.target.write_head(method, &[&self.path], length, &mut self.head);
         let pattern = Arc::clone(&self.pattern);
-        let body = body.map(|(key, size)| pattern.content(key, size));
-        let mut sink = match want {
-            Some((key, size)) => Sink::Verify(pattern.content(key, size)),
-            None => Sink::Discard,
+        let body = (method == Method::Put).then(|| set.content(seq, &pattern));
+        let payload = body.map(|content| Payload {
+            length: content.size,
+            sha256: self.target.signs_bodies().then(|| set.whole_hash(seq, &pattern)),
+        });
+        self.target.write_head(method, &[&self.path], payload, &mut self.head);
+        let mut sink = match method {
+            Method::Get => Sink::Verify(set.content(seq, &pattern)),
+            Method::Put | Method::Head | Method::Delete => Sink::Discard,
         };
         self.call(body, &mut sink, method == Method::Head).await.map_err(|mut failure| {
             failure.detail = format!("{method:?} {}: {}", self.path, failure.detail);
@@ -453,7 +512,7 @@ impl Slot {
 
     /// Sends the request in `self.head`, on a new connection where there is none or where the
     /// server gave up the idle one.
-    async fn call(
+    pub(super) async fn call(
         &mut self,
         body: Option<Content<'_>>,
         sink: &mut Sink<'_>,
@@ -476,7 +535,13 @@ impl Slot {
         Ok(reply)
     }
 
-    fn expect(&self, method: Method, reply: &Reply, good: &[u16]) -> Result<(), Failure> {
+    /// Makes every status but the `good` ones a failure.
+    pub(super) fn expect(
+        &self,
+        method: Method,
+        reply: &Reply,
+        good: &[u16],
+    ) -> Result<(), Failure> {
         if good.contains(&reply.status) {
             return Ok(());
         }
@@ -605,6 +670,23 @@ mod tests {
         ] {
             assert!(walk_of(bad).is_err());
         }
+    }
+
+    #[test]
+    fn limited_bodies_come_in_turn_each_with_its_hashes() {
+        let pattern = Pattern::new(7);
+        let set = FileSet::new("s".into(), 1, 200_000, 3).with_bodies(2);
+        let content = |seq| set.content(seq, &pattern).to_vec();
+        assert_eq!(content(0), content(2));
+        assert_ne!(content(0), content(1));
+        assert_eq!(set.whole_hash(5, &pattern), hash_of_content(set.content(1, &pattern)));
+        let parts = set.part_hashes(5, 131_072, &pattern);
+        let last = set.content(1, &pattern).part(131_072, 131_072);
+        assert_eq!((parts.len(), &parts[1]), (2, &hash_of_content(last)));
+        let free = FileSet::new("s".into(), 1, 100, 3);
+        let content = |seq| free.content(seq, &pattern).to_vec();
+        assert_ne!(content(0), content(2));
+        assert_eq!(free.whole_hash(0, &pattern), "");
     }
 
     #[test]

@@ -43,13 +43,13 @@ use tokio::{
 
 use crate::{
     args::{Cli, ServeArgs, Verb},
-    bench::{BenchArgs, SharedFlags},
+    bench::{BenchArgs, Keys, S3Settings, SharedFlags},
     client::{
         Client,
         error::{Cause, ClientError, Result},
         target::{Credentials, Environment, Target, given_credentials},
     },
-    config::value::LogFormat,
+    config::{secret::Secret, value::LogFormat},
     output::Output,
     serve, telemetry,
 };
@@ -120,6 +120,27 @@ fn serve(args: &ServeArgs, environment: &Environment) -> Result<()> {
     runtime.block_on(serve::run(config)).map_err(failed)
 }
 
+/// How the load generator speaks to S3: its flags, or else the variables that AWS has for it.
+fn s3_settings(args: &BenchArgs, environment: &Environment) -> Result<S3Settings> {
+    let variable = |name: &str| environment.get(name).filter(|text| !text.is_empty()).cloned();
+    let keys = match (&args.s3_key_id, &args.s3_secret_file) {
+        (Some(id), Some(file)) => {
+            let secret =
+                Secret::from_file(file).map_err(|error| ClientError::local(file, error))?;
+            let secret = secret.reveal().to_owned();
+            Some(Keys { id: id.clone(), secret, session_token: None })
+        }
+        _ => match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
+            (Some(id), Some(secret)) => {
+                Some(Keys { id, secret, session_token: variable("AWS_SESSION_TOKEN") })
+            }
+            _ => None,
+        },
+    };
+    let region = args.s3_region.clone().or_else(|| variable("AWS_REGION"));
+    Ok(S3Settings { keys, region, ..S3Settings::default() })
+}
+
 /// Runs the load generator, which has threads of its own and heeds interrupts itself.
 fn bench(args: &BenchArgs, cli: &Cli, environment: &Environment) -> Result<()> {
     let given = given_credentials(&cli.global, environment)?;
@@ -128,6 +149,7 @@ fn bench(args: &BenchArgs, cli: &Cli, environment: &Environment) -> Result<()> {
         json: cli.global.json,
         quiet: cli.global.quiet,
         authorization: header.and_then(|header| header.to_str().ok().map(str::to_owned)),
+        s3: s3_settings(args, environment)?,
     };
     let args = args.clone().with_shared(shared).resolve();
     let args = args.map_err(|error| ClientError::usage(format!("{error:#}")))?;
