@@ -29,7 +29,6 @@ use crate::{
     schema::{self, Dirent, DirentBody, FileState, Origin, Space},
     tree::lookup::{self, Found, through},
     txn::{self, Txn, transact},
-    version,
     version::{self, Replaced, supersede},
 };
 
