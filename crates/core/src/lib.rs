@@ -92,10 +92,11 @@ pub use idempotency::Operation;
 pub use identity::seal::{MasterKey, MasterKeyId};
 pub use lifecycle::{Expire, LifecycleRule, NewRule, Noncurrent};
 pub use object::{
-    Bucket, ChecksumAlgorithm, Completion, CopyOptions, KeyEntry, KeyListing, KeyPage, LockRules,
-    MultipartInfo, MultipartPart, MultipartRef, NamedPart, NewMultipart, ObjectChange,
-    ObjectChecksum, ObjectDigest, ObjectEntry, ObjectInfo, Removed, Retention, RetentionMode,
-    VersionId, VersionListing, Versioning,
+    Acl, AclGrant, Ask, Bucket, BucketSetting, ChecksumAlgorithm, Compare, Completion, CopyOptions,
+    Effect, Grantee, KeyEntry, KeyListing, KeyPage, LockRules, MultipartInfo, MultipartPart,
+    MultipartRef, NamedPart, NewMultipart, ObjectChange, ObjectChecksum, ObjectDigest, ObjectEntry,
+    ObjectInfo, Patterns, Permission, Policy, PolicyCondition, Principals, Removed, Retention,
+    RetentionMode, Statement, VersionId, VersionListing, Versioning,
 };
 pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo, JobKind};
 pub use session::{

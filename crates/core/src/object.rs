@@ -34,6 +34,8 @@ pub struct ObjectInfo {
     pub checksum: Option<ObjectChecksum>,
     /// Tags: keys and values.
     pub tags: Vec<(String, String)>,
+    /// Who else may read it.
+    pub acl: Acl,
     /// The parts that it was uploaded in: how many in a row have how many bytes each. Empty for
     /// what came in one piece.
     pub parts: Vec<(u32, u64)>,
@@ -392,6 +394,8 @@ pub struct ObjectChange {
     pub retention: Option<Option<Retention>>,
     /// Its legal hold.
     pub hold: Option<bool>,
+    /// Its access list.
+    pub acl: Option<Acl>,
     /// Whether a governance retention may be shortened.
     pub bypass: bool,
 }
@@ -403,4 +407,182 @@ pub struct VersionListing {
     pub keys: KeyListing,
     /// Only versions of the key `after` that are older than this one, and what comes behind.
     pub after_version: Option<VersionId>,
+}
+
+/// Whom an access list gives something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Grantee {
+    /// Everybody, without credentials too.
+    Everybody,
+    /// Every user.
+    Users,
+    /// This user.
+    User(UserId),
+}
+
+/// What an access list gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Permission {
+    /// Of a bucket its listings, of an object its content.
+    Read,
+    /// Of a bucket making, replacing and removing objects.
+    Write,
+    /// Reading the list itself.
+    ReadAcp,
+    /// Changing the list itself.
+    WriteAcp,
+    /// All of them.
+    Full,
+}
+
+/// One line of an access list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AclGrant {
+    /// Whom.
+    pub to: Grantee,
+    /// What.
+    pub gives: Permission,
+}
+
+/// An access list of S3: what it gives besides what the owner has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acl {
+    /// Its lines.
+    pub grants: Vec<AclGrant>,
+}
+
+/// A setting of a bucket, one text each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketSetting {
+    /// Who may do what; see [`Policy`].
+    Policy,
+    /// Who may do what; see [`Acl`].
+    Acl,
+    /// Tags.
+    Tags,
+    /// What pages of other origins may do.
+    Cors,
+    /// What lists and policies may not open.
+    PublicAccess,
+    /// Whether lists of objects count.
+    Ownership,
+    /// Rules of expiry.
+    Lifecycle,
+}
+
+impl BucketSetting {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Policy,
+        Self::Acl,
+        Self::Tags,
+        Self::Cors,
+        Self::PublicAccess,
+        Self::Ownership,
+        Self::Lifecycle,
+    ];
+}
+
+/// Whether a statement allows or forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// It allows, unless another one forbids.
+    Allow,
+    /// It forbids.
+    Deny,
+}
+
+/// Whom a statement is about: names or ids of users, or `*`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Principals {
+    /// These.
+    Are(Vec<String>),
+    /// All but these.
+    AreNot(Vec<String>),
+}
+
+/// Patterns with `*` and `?`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patterns {
+    /// One of them must fit.
+    pub patterns: Vec<String>,
+    /// None of them may.
+    pub negated: bool,
+}
+
+/// What a statement demands of a request besides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyCondition {
+    /// The key of the request's context.
+    pub key: String,
+    /// Patterns for strings; else texts.
+    pub values: Vec<String>,
+    /// How they are compared.
+    pub compare: Compare,
+    /// Whether none of them may fit.
+    pub negated: bool,
+    /// Whether a request without the key fits.
+    pub if_exists: bool,
+}
+
+/// How a condition compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compare {
+    /// Texts.
+    Equal,
+    /// Texts, whatever their case.
+    EqualIgnoreCase,
+    /// Patterns.
+    Like,
+    /// Whether the key is there: `true` says that it is not.
+    Null,
+}
+
+/// One statement of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// What it does.
+    pub effect: Effect,
+    /// To whom.
+    pub principals: Principals,
+    /// About which actions, as `s3:GetObject`.
+    pub actions: Patterns,
+    /// About which resources: `BUCKET` or `BUCKET/KEY`.
+    pub resources: Patterns,
+    /// All of these must hold.
+    pub conditions: Vec<PolicyCondition>,
+}
+
+/// A bucket policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its document as it was given.
+    pub text: String,
+    /// What it says.
+    pub statements: Vec<Statement>,
+}
+
+/// What a request wants to do, for [`Larder::enter_bucket`](crate::Larder::enter_bucket).
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    /// As policies name it: `s3:GetObject`.
+    pub action: &'a str,
+    /// The bucket's name.
+    pub bucket: &'a str,
+    /// The key, if it is about one.
+    pub key: Option<&'a str>,
+    /// The version, if one is named.
+    pub version: Option<VersionId>,
+    /// What conditions of policies may ask for: keys and values.
+    pub context: Vec<(String, String)>,
+}
+
+impl Ask<'_> {
+    /// What it is about, as policies name it.
+    pub(crate) fn resource(&self) -> String {
+        match self.key {
+            Some(key) => format!("{}/{key}", self.bucket),
+            None => self.bucket.to_owned(),
+        }
+    }
 }

@@ -26,6 +26,7 @@ use crate::{
     txn::{self, transact},
 };
 
+mod access;
 mod content;
 mod list;
 mod multipart;

@@ -172,6 +172,11 @@ impl Larder {
                 info.tags.clone_from(tags);
                 state.object = Some(info.into());
             }
+            if let Some(acl) = &change.acl {
+                let mut info = state.object.as_deref().cloned().unwrap_or_default();
+                info.acl.clone_from(acl);
+                state.object = Some(info.into());
+            }
             txn.hold(key.clone(), entry);
             let id = state.version_id(node);
             if found.current {

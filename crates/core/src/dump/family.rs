@@ -95,6 +95,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     family(*b"ht", Form::Counters, OfSpace::Prefix, "exact in the snapshot"),
     family(*b"qs", Form::Meters, OfSpace::Prefix, "exact in the snapshot, but for sessions"),
     family(*b"lc", Form::Plain, OfSpace::Prefix, ""),
+    family(*b"bs", Form::Plain, OfSpace::Prefix, ""),
     family(*b"en", Form::Plain, OfSpace::Node, ""),
     family(*b"ex", Form::Plain, OfSpace::No, "made from `en`"),
     family(*b"sh", Form::Plain, OfSpace::Share, ""),

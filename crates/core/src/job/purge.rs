@@ -20,6 +20,7 @@ use crate::{
     blob::References,
     board::Running,
     error::{Error, Result},
+    object::BucketSetting,
     quota::{self, delta},
     revision,
     schema::{
@@ -168,6 +169,9 @@ impl Larder {
             txn.delete(schema::topology_key(id));
             txn.delete(schema::feed_base_key(id));
             txn.delete(schema::lifecycle_key(id));
+            for setting in BucketSetting::ALL {
+                txn.delete(schema::bucket_setting_key(id, setting));
+            }
             close(Some(job), txn, JobEnd::Done);
         };
         self.purge_tree(Some(job), id, space.value.root, Counted::Not, last).await

@@ -9,6 +9,7 @@
 //! | `au` | space, directory | [`Authority`] | tree, trash |
 //! | `to` | space | nothing | whoever writes an existing `au` |
 //! | `de` | space, parent, slot, name | [`Dirent`] | tree, upload, revision, trash |
+//! | `bs` | space, setting | of a bucket: [`Policy`](crate::Policy), [`Acl`](crate::Acl), a text | bucket |
 //! | `no` | node | [`Location`] | tree, upload, trash |
 //! | `st` | space, directory | counters: size, files, directories, time | whatever is below |
 //! | `ht` | space, directory | counters: levels below | tree |
@@ -47,7 +48,10 @@ use larder_base::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    object::BucketSetting,
+};
 
 mod feed;
 mod identity;
@@ -250,6 +254,20 @@ pub(crate) fn marked_key(space: SpaceId, root: NodeId, name: &EntryName) -> Byte
 /// Prefix of those: behind it come the bytes of their keys.
 pub(crate) fn marked_prefix(space: SpaceId, root: NodeId) -> Bytes {
     key(*b"de", &[space.as_bytes(), root.as_bytes(), &[MARKED_SLOT]])
+}
+
+/// A setting of a bucket.
+pub(crate) fn bucket_setting_key(space: SpaceId, setting: BucketSetting) -> Bytes {
+    let name: &[u8] = match setting {
+        BucketSetting::Policy => b"policy",
+        BucketSetting::Acl => b"acl",
+        BucketSetting::Tags => b"tags",
+        BucketSetting::Cors => b"cors",
+        BucketSetting::PublicAccess => b"public-access",
+        BucketSetting::Ownership => b"ownership",
+        BucketSetting::Lifecycle => b"lifecycle",
+    };
+    key(*b"bs", &[space.as_bytes(), name])
 }
 
 /// Prefix of the entries of all directories of a space.

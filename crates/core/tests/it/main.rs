@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at what it does not expect")]
 
 mod blob;
+mod bucket_access;
 mod concurrent;
 mod dump;
 mod faults;

@@ -1,0 +1,362 @@
+//! Who may do what with a bucket and its objects, as access lists and policies of S3 say it.
+//!
+//! Whoever owns a bucket, or has a grant on it, uses it as any space (`room`). To others, and to
+//! clients without credentials, its owner can open it by a list on the bucket or on an object, or
+//! by a policy; a policy can also forbid, to everybody. What it opens is done in the name of the
+//! owner: with no more rights than the list or the policy gives, and only as long as it stands
+//! (P1: its record is compared at the commit).
+//!
+//! Promises: I-ACL-1 nobody does what no list, policy or grant allows, nor what a policy forbids;
+//! I-ACL-2 one that was taken back allows no further commit.
+//!
+//! Not here: documents and headers of S3 (the door).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder_base::{ErrorKind, id::SpaceId};
+use larder_meta::{Snapshot, Version};
+
+use super::{bucket, path_of, versions::version_in};
+use crate::{
+    Larder,
+    access::Right,
+    caller::{Access, Caller, Scope},
+    entry::SpaceRef,
+    error::{Error, Result},
+    object::{
+        Acl, Ask, Bucket, BucketSetting, Compare, Effect, Grantee, Permission, Policy,
+        PolicyCondition, Principals, Statement,
+    },
+    room::Room,
+    schema::{self, Space, SpaceState, User},
+    txn::{self, Stored, transact},
+    work::Priority,
+};
+
+/// Longest text of a setting, in bytes; S3 allows policies of 20 KiB.
+const SETTING_BYTES_MAX: usize = 64 << 10;
+
+impl Larder {
+    /// The bucket, and as whom the request is to be done.
+    ///
+    /// Errors: `NotFound` if there is no such bucket; `Denied`.
+    pub async fn enter_bucket(
+        &self,
+        caller: Option<&Caller>,
+        name: &str,
+        ask: &Ask<'_>,
+    ) -> Result<(Bucket, Caller)> {
+        let space = SpaceRef::Name(name.to_owned());
+        let snapshot = self.inner.meta.snapshot().await?;
+        let id = txn::get::<SpaceId>(&*snapshot, &schema::space_name_key(name)).await?;
+        let missing = || Error::not_found("bucket");
+        let id = id.ok_or_else(missing)?.value;
+        let stored = txn::get::<Space>(&*snapshot, &schema::space_key(id)).await?;
+        let stored = stored.filter(|stored| stored.value.state == SpaceState::Enabled);
+        let found = stored.ok_or_else(missing)?.value;
+        let policy = policy_of(&*snapshot, id).await?;
+        let owns = caller.is_some_and(|caller| caller.user == found.owner && caller.link.is_none());
+        let said = policy.as_ref().map(|policy| (policy.value.says(caller, ask), policy.version));
+        if matches!(said, Some((Some(Effect::Deny), _))) && !(owns && ask.about_policy()) {
+            return Err(denied());
+        }
+        if let Some(caller) = caller
+            && self.locate(caller, &space).await.is_ok()
+            && self.open_room(&*snapshot, caller, id, ask.right()).await.is_ok()
+        {
+            return Ok((bucket(id, &found), caller.clone()));
+        }
+        if let Some((Some(Effect::Allow), version)) = said {
+            let record = (schema::bucket_setting_key(id, BucketSetting::Policy), version);
+            let caller = self.on_behalf(&*snapshot, caller, (id, &found), ask, record).await?;
+            return Ok((bucket(id, &found), caller));
+        }
+        if let Some(record) = self.by_list(&*snapshot, caller, id, &found, ask).await? {
+            let caller = self.on_behalf(&*snapshot, caller, (id, &found), ask, record).await?;
+            return Ok((bucket(id, &found), caller));
+        }
+        Err(denied())
+    }
+
+    /// The record of an access list that allows it.
+    async fn by_list(
+        &self,
+        snapshot: &dyn Snapshot,
+        caller: Option<&Caller>,
+        id: SpaceId,
+        space: &Space,
+        ask: &Ask<'_>,
+    ) -> Result<Option<(Bytes, Version)>> {
+        if let Some(permission) = ask.on_bucket() {
+            let key = schema::bucket_setting_key(id, BucketSetting::Acl);
+            if let Some(stored) = txn::get::<Acl>(snapshot, &key).await?
+                && stored.value.allows(caller, permission)
+            {
+                return Ok(Some((key, stored.version)));
+            }
+        }
+        let (Some(permission), Some(key)) = (ask.on_object(), ask.key) else { return Ok(None) };
+        let Ok(path) = path_of(&bucket(id, space), key) else { return Ok(None) };
+        let room = Room::of_system(id, space.clone());
+        let version = ask.version;
+        let found = match version_in(snapshot, &room, &path, version).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let allows =
+            found.1.object.as_ref().is_some_and(|info| info.acl.allows(caller, permission));
+        // An object is read in one snapshot: nothing needs to be compared later.
+        Ok(allows.then(|| (schema::space_key(id), Version(0))))
+    }
+
+    /// Who does in the name of the owner what a record allows.
+    async fn on_behalf(
+        &self,
+        snapshot: &dyn Snapshot,
+        caller: Option<&Caller>,
+        (id, space): (SpaceId, &Space),
+        ask: &Ask<'_>,
+        record: (Bytes, Version),
+    ) -> Result<Caller> {
+        let owner = txn::get::<User>(snapshot, &schema::user_key(space.owner)).await?;
+        let owner = owner.filter(|owner| !owner.value.disabled).ok_or_else(denied)?;
+        let reads = ask.right() == Right::Read;
+        let access = if reads { Access::Read } else { Access::Write };
+        let name =
+            caller.map_or_else(|| Arc::from("(anonymous)"), |caller| Arc::clone(&caller.name));
+        Ok(Caller {
+            user: space.owner,
+            name,
+            admin: false,
+            record: owner.version,
+            scope: Scope { access, spaces: Some([id].into()) },
+            credential: Some(record).filter(|record| record.1 != Version(0)),
+            link: None,
+            priority: caller.map_or(Priority::DEFAULT, |caller| caller.priority),
+        })
+    }
+
+    /// The text of a setting of a bucket.
+    ///
+    /// Errors: `Denied` for those who do not manage it.
+    pub async fn bucket_setting(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        setting: BucketSetting,
+    ) -> Result<Option<String>> {
+        let snapshot = self.inner.meta.snapshot().await?;
+        self.open_room(&*snapshot, caller, bucket.id, Right::Read).await?;
+        let key = schema::bucket_setting_key(bucket.id, setting);
+        Ok(match setting {
+            BucketSetting::Policy => {
+                txn::get::<Policy>(&*snapshot, &key).await?.map(|stored| stored.value.text)
+            }
+            _ => txn::get::<String>(&*snapshot, &key).await?.map(|stored| stored.value),
+        })
+    }
+
+    /// Sets or removes the text of a setting that only the door understands.
+    ///
+    /// Errors: `Denied`; `TooLarge`.
+    pub async fn set_bucket_setting(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        setting: BucketSetting,
+        text: Option<String>,
+    ) -> Result<()> {
+        if text.as_ref().is_some_and(|text| text.len() > SETTING_BYTES_MAX) {
+            let detail = format!("a setting has at most {SETTING_BYTES_MAX} bytes");
+            return Err(Error::new(ErrorKind::TooLarge, detail));
+        }
+        self.put_setting(caller, bucket, setting, text.as_ref()).await
+    }
+
+    /// Sets or removes the policy of a bucket.
+    pub async fn set_bucket_policy(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        policy: Option<Policy>,
+    ) -> Result<()> {
+        self.put_setting(caller, bucket, BucketSetting::Policy, policy.as_ref()).await
+    }
+
+    /// The access list of a bucket; empty unless one was set.
+    pub async fn bucket_acl(&self, caller: &Caller, bucket: &Bucket) -> Result<Acl> {
+        let snapshot = self.inner.meta.snapshot().await?;
+        self.open_room(&*snapshot, caller, bucket.id, Right::Read).await?;
+        let key = schema::bucket_setting_key(bucket.id, BucketSetting::Acl);
+        Ok(txn::get::<Acl>(&*snapshot, &key).await?.map(|stored| stored.value).unwrap_or_default())
+    }
+
+    /// Sets the access list of a bucket.
+    pub async fn set_bucket_acl(&self, caller: &Caller, bucket: &Bucket, acl: &Acl) -> Result<()> {
+        self.put_setting(caller, bucket, BucketSetting::Acl, Some(acl)).await
+    }
+
+    async fn put_setting<T: serde::Serialize + Sync>(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        setting: BucketSetting,
+        value: Option<&T>,
+    ) -> Result<()> {
+        let key = schema::bucket_setting_key(bucket.id, setting);
+        transact!(self, bucket.id, |txn| {
+            // The owner, with any key that may change things.
+            let space = self.enter_space(&mut txn, caller, bucket.id, Right::Write).await?;
+            if space.owner != caller.user {
+                self.enter_space(&mut txn, caller, bucket.id, Right::Manage).await?;
+            }
+            match value {
+                Some(value) => txn.put(key.clone(), value),
+                None => txn.delete(key.clone()),
+            }
+        });
+        Ok(())
+    }
+}
+
+async fn policy_of(snapshot: &dyn Snapshot, id: SpaceId) -> Result<Option<Stored<Policy>>> {
+    txn::get(snapshot, &schema::bucket_setting_key(id, BucketSetting::Policy)).await
+}
+
+fn denied() -> Error {
+    Error::new(ErrorKind::Denied, "no list, policy or grant allows this")
+}
+
+impl Ask<'_> {
+    /// The right that it takes of who owns the bucket.
+    fn right(&self) -> Right {
+        match self.action.strip_prefix("s3:").unwrap_or_default() {
+            action if action.starts_with("Get") || action.starts_with("List") => Right::Read,
+            _ => Right::Write,
+        }
+    }
+
+    /// Whether it is about the policy itself, from which the owner cannot lock themselves out.
+    fn about_policy(&self) -> bool {
+        self.action.ends_with("BucketPolicy")
+    }
+
+    /// What an access list of the bucket must give for it.
+    fn on_bucket(&self) -> Option<Permission> {
+        match self.action {
+            "s3:ListBucket" | "s3:ListBucketVersions" | "s3:ListBucketMultipartUploads" => {
+                Some(Permission::Read)
+            }
+            "s3:PutObject" | "s3:DeleteObject" | "s3:AbortMultipartUpload" => {
+                Some(Permission::Write)
+            }
+            "s3:GetBucketAcl" => Some(Permission::ReadAcp),
+            _ => None,
+        }
+    }
+
+    /// What an access list of the object must give for it.
+    fn on_object(&self) -> Option<Permission> {
+        match self.action {
+            "s3:GetObject" | "s3:GetObjectVersion" => Some(Permission::Read),
+            "s3:GetObjectAcl" => Some(Permission::ReadAcp),
+            _ => None,
+        }
+    }
+}
+
+impl Acl {
+    fn allows(&self, caller: Option<&Caller>, permission: Permission) -> bool {
+        self.grants.iter().any(|grant| {
+            let gives = grant.gives == permission || grant.gives == Permission::Full;
+            gives
+                && match grant.to {
+                    Grantee::Everybody => true,
+                    Grantee::Users => caller.is_some(),
+                    Grantee::User(user) => caller.is_some_and(|caller| caller.user == user),
+                }
+        })
+    }
+}
+
+impl Policy {
+    /// What it says of this; nothing if no statement is about it.
+    fn says(&self, caller: Option<&Caller>, ask: &Ask<'_>) -> Option<Effect> {
+        let about = |effect| {
+            let mut statements = self.statements.iter().filter(|one| one.effect == effect);
+            statements.any(|statement| statement.is_about(caller, ask)).then_some(effect)
+        };
+        about(Effect::Deny).or_else(|| about(Effect::Allow))
+    }
+}
+
+impl Statement {
+    fn is_about(&self, caller: Option<&Caller>, ask: &Ask<'_>) -> bool {
+        let any = |patterns: &[String], text: &str| patterns.iter().any(|one| matches(one, text));
+        let id = caller.map(|caller| caller.user.to_string());
+        let named = |names: &[String]| {
+            names.iter().any(|name| {
+                name == "*"
+                    || caller.is_some_and(|caller| **name == *caller.name)
+                    || id.as_ref() == Some(name)
+            })
+        };
+        let who = match &self.principals {
+            Principals::Are(names) => named(names),
+            Principals::AreNot(names) => !named(names),
+        };
+        let action = any(&self.actions.patterns, ask.action) != self.actions.negated;
+        let resource = ask.resource();
+        let what = any(&self.resources.patterns, &resource) != self.resources.negated;
+        who && action
+            && what
+            && self.conditions.iter().all(|condition| {
+                let values = ask.context.iter().filter(|(key, _)| *key == condition.key);
+                condition.holds(&values.map(|(_, value)| value.as_str()).collect::<Vec<_>>())
+            })
+    }
+}
+
+impl PolicyCondition {
+    /// Whether it holds for these values of its key.
+    fn holds(&self, values: &[&str]) -> bool {
+        let wants = |text: &str| self.values.iter().any(|value| value.eq_ignore_ascii_case(text));
+        if self.compare == Compare::Null {
+            return wants(if values.is_empty() { "true" } else { "false" });
+        }
+        if values.is_empty() {
+            return self.if_exists || self.negated;
+        }
+        let fits = |value: &&str| match self.compare {
+            Compare::Equal => self.values.iter().any(|one| one == value),
+            Compare::Like => self.values.iter().any(|one| matches(one, value)),
+            Compare::EqualIgnoreCase | Compare::Null => wants(value),
+        };
+        values.iter().any(fits) != self.negated
+    }
+}
+
+/// Whether a text fits a pattern with `*` (any characters) and `?` (one). Linear in time but for
+/// the last star, which is tried again at each place.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(b'?') => (p, t) = (p + 1, t + 1),
+            Some(byte) if text.get(t) == Some(byte) => (p, t) = (p + 1, t + 1),
+            _ => {
+                let Some((at, from)) = star else { return false };
+                star = Some((at, from + 1));
+                (p, t) = (at + 1, from + 1);
+            }
+        }
+    }
+    pattern.get(p..).is_some_and(|rest| rest.iter().all(|byte| *byte == b'*'))
+}

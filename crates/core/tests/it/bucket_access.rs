@@ -1,0 +1,166 @@
+//! Access lists and policies of buckets: what they open and forbid, and for how long.
+//!
+//! Not here: grants and links (`share`), documents of S3 (the door).
+
+use bytes::Bytes;
+use larder_base::ErrorKind;
+use larder_core::{
+    Acl, AclGrant, Ask, Bucket, BucketSetting, Caller, Compare, Conditions, Effect, Grantee,
+    ObjectInfo, Patterns, Permission, Policy, PolicyCondition, Principals, Result, Statement,
+    UploadOptions, testing::Fixture,
+};
+
+use super::runtime;
+
+async fn put(
+    fixture: &Fixture,
+    caller: &Caller,
+    bucket: &Bucket,
+    key: &str,
+    acl: Acl,
+) -> Result<()> {
+    let options = UploadOptions { length: Some(1), ..UploadOptions::default() };
+    let mut upload = fixture.larder.object_upload(caller, bucket, key, options).await?;
+    upload.write(Bytes::from_static(b"x")).await?;
+    upload.describe(ObjectInfo { acl, ..ObjectInfo::default() });
+    upload.commit().await.map(drop)
+}
+
+fn ask<'a>(action: &'a str, key: Option<&'a str>) -> Ask<'a> {
+    Ask { action, bucket: "shared", key, version: None, context: Vec::new() }
+}
+
+fn gives(to: Grantee, gives: Permission) -> Acl {
+    Acl { grants: vec![AclGrant { to, gives }] }
+}
+
+fn patterns(patterns: &[&str]) -> Patterns {
+    Patterns { patterns: patterns.iter().map(|one| (*one).to_owned()).collect(), negated: false }
+}
+
+fn statement(effect: Effect, who: &str, actions: &[&str], resources: &[&str]) -> Statement {
+    Statement {
+        effect,
+        principals: Principals::Are(vec![who.to_owned()]),
+        actions: patterns(actions),
+        resources: patterns(resources),
+        conditions: Vec::new(),
+    }
+}
+
+/// A bucket of root's, and a user who has nothing to do with it.
+async fn stage() -> (Fixture, Bucket, Caller) {
+    let fixture = Fixture::new().await;
+    let bucket = fixture.larder.create_bucket(&fixture.root, "shared").await.unwrap();
+    let other = fixture.user("other").await;
+    put(&fixture, &fixture.root, &bucket, "a/private", Acl::default()).await.unwrap();
+    let public = gives(Grantee::Everybody, Permission::Read);
+    put(&fixture, &fixture.root, &bucket, "a/public", public).await.unwrap();
+    (fixture, bucket, other)
+}
+
+async fn may(fixture: &Fixture, caller: Option<&Caller>, ask: &Ask<'_>) -> bool {
+    match fixture.larder.enter_bucket(caller, "shared", ask).await {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Denied);
+            false
+        }
+    }
+}
+
+#[test]
+fn i_acl_1_lists_open_what_they_say_and_to_whom() {
+    runtime().block_on(async {
+        let (fixture, bucket, other) = stage().await;
+        let (larder, root) = (&fixture.larder, &fixture.root);
+        for (action, key) in [
+            ("s3:ListBucket", None),
+            ("s3:GetObject", Some("a/private")),
+            ("s3:GetObject", Some("missing")),
+            ("s3:PutObject", Some("a/new")),
+            ("s3:DeleteObject", Some("a/public")),
+            ("s3:PutBucketPolicy", None),
+        ] {
+            assert!(may(&fixture, Some(root), &ask(action, key)).await, "{action}");
+            assert!(!may(&fixture, Some(&other), &ask(action, key)).await, "{action}");
+            assert!(!may(&fixture, None, &ask(action, key)).await, "{action}");
+        }
+        assert!(may(&fixture, None, &ask("s3:GetObject", Some("a/public"))).await);
+        let acl = gives(Grantee::Users, Permission::Read);
+        larder.set_bucket_acl(root, &bucket, &acl).await.unwrap();
+        assert!(may(&fixture, Some(&other), &ask("s3:ListBucket", None)).await);
+        assert!(!may(&fixture, None, &ask("s3:ListBucket", None)).await);
+        assert!(!may(&fixture, Some(&other), &ask("s3:GetObject", Some("a/private"))).await);
+        // Who does something in the name of the owner can do no more than that.
+        let read = ask("s3:ListBucket", None);
+        let (_, entered) = larder.enter_bucket(Some(&other), "shared", &read).await.unwrap();
+        let refused = put(&fixture, &entered, &bucket, "new", Acl::default()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied);
+        assert!(larder.buckets(&entered).await.unwrap().iter().all(|one| one.id == bucket.id));
+        let denied = larder.set_bucket_acl(&other, &bucket, &acl).await.unwrap_err();
+        assert_eq!(denied.kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn i_acl_1_policies_allow_and_forbid() {
+    runtime().block_on(async {
+        let (fixture, bucket, other) = stage().await;
+        let (larder, root) = (&fixture.larder, &fixture.root);
+        let mut guarded = statement(Effect::Deny, "*", &["s3:Put*"], &["shared/a/*"]);
+        guarded.conditions.push(PolicyCondition {
+            key: "s3:x-amz-acl".to_owned(),
+            values: vec!["public-*".to_owned()],
+            compare: Compare::Like,
+            negated: false,
+            if_exists: false,
+        });
+        let policy = Policy {
+            text: "{}".to_owned(),
+            statements: vec![
+                statement(Effect::Allow, "other", &["s3:*Object"], &["shared/a/*"]),
+                statement(Effect::Deny, "*", &["s3:DeleteObject"], &["shared/a/p?ivate"]),
+                guarded,
+            ],
+        };
+        larder.set_bucket_policy(root, &bucket, Some(policy)).await.unwrap();
+        let text = larder.bucket_setting(root, &bucket, BucketSetting::Policy).await.unwrap();
+        assert_eq!(text.as_deref(), Some("{}"));
+        assert!(may(&fixture, Some(&other), &ask("s3:GetObject", Some("a/private"))).await);
+        assert!(!may(&fixture, Some(&other), &ask("s3:GetObject", Some("b"))).await);
+        assert!(!may(&fixture, None, &ask("s3:GetObject", Some("a/private"))).await);
+        // What is forbidden is forbidden to the owner too.
+        for caller in [&other, root] {
+            assert!(!may(&fixture, Some(caller), &ask("s3:DeleteObject", Some("a/private"))).await);
+            assert!(may(&fixture, Some(caller), &ask("s3:DeleteObject", Some("a/public"))).await);
+        }
+        let mut shown = ask("s3:PutObject", Some("a/new"));
+        assert!(may(&fixture, Some(&other), &shown).await);
+        shown.context = vec![("s3:x-amz-acl".to_owned(), "public-read".to_owned())];
+        assert!(!may(&fixture, Some(&other), &shown).await);
+        assert!(may(&fixture, Some(root), &ask("s3:DeleteBucketPolicy", None)).await);
+    });
+}
+
+#[test]
+fn i_acl_2_what_was_taken_back_allows_no_further_commit() {
+    runtime().block_on(async {
+        let (fixture, bucket, other) = stage().await;
+        let (larder, root) = (&fixture.larder, &fixture.root);
+        let acl = gives(Grantee::User(other.user), Permission::Write);
+        larder.set_bucket_acl(root, &bucket, &acl).await.unwrap();
+        let write = ask("s3:PutObject", Some("k"));
+        let (_, entered) = larder.enter_bucket(Some(&other), "shared", &write).await.unwrap();
+        put(&fixture, &entered, &bucket, "k", Acl::default()).await.unwrap();
+        larder.set_bucket_acl(root, &bucket, &Acl::default()).await.unwrap();
+        let refused = put(&fixture, &entered, &bucket, "k", Acl::default()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unauthenticated);
+        let none = Conditions::default();
+        let gone = larder.delete_object(&entered, &bucket, "k", None, &none).await;
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::Unauthenticated);
+        let object = larder.object(root, &bucket, "k", None).await.unwrap();
+        assert_eq!(&*object.entry().id.to_string(), &*object.object().node.to_string());
+        fixture.assert_sound().await;
+    });
+}
