@@ -6,7 +6,8 @@
 //! end: doors drain, jobs stop, engines close.
 //!
 //! Prints, on standard output, the password of the first user if it made one, and then one line
-//! `larder ready http=ADDRESS` once requests are served (`https=ADDRESS` with a certificate).
+//! `larder ready http=ADDRESS s3=ADDRESS` once requests are served (`https=ADDRESS` with a
+//! certificate, no `s3` if that door is off).
 //!
 //! Not here: settings (`config`), what the parts do (their crates).
 
@@ -27,10 +28,15 @@ use larder_meta::{
     observe::ObservedStore,
 };
 use larder_rest::{MoreMetrics, Rest, RestOptions};
+use larder_s3::{S3Door, S3Options, StaticPair};
 use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
 
 use crate::{
-    config::{Config, value::ByteRate},
+    config::{
+        Config,
+        value::{ByteRate, Listener},
+    },
     master_key,
     metrics::Engines,
 };
@@ -81,7 +87,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             .context("http.header_bytes_max")?,
         headers_max: config.http_headers_max,
         tls: tls.clone(),
-        limits: Some(limits),
+        limits: Some(limits.clone()),
         memory: larder.memory().clone(),
     };
     // Before anything else that can fail: this password is told once.
@@ -89,10 +95,20 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         say(&format!("larder first start: user={} password={password}", config.root_user))?;
     }
     let server = Server::start(&options, rest, &env, &status)?;
+    let s3 = match config.s3_address {
+        Listener(Some(address)) => {
+            let door = S3Door::new(larder.clone(), &env, s3_options(&config, &limits));
+            let options = ServeOptions { addresses: vec![address], ..options };
+            Some(Server::start(&options, door, &env, &status)?)
+        }
+        Listener(None) => None,
+    };
     let address = server.addresses().first().context("no listener")?;
+    let s3_address = s3.as_ref().and_then(|server| server.addresses().first());
     let scheme = if tls.is_some() { "https" } else { "http" };
-    say(&format!("larder ready {scheme}={address}"))?;
-    tracing::info!(%address, scheme, instance = %larder.instance(), "serving");
+    let more = s3_address.map(|address| format!(" s3={address}")).unwrap_or_default();
+    say(&format!("larder ready {scheme}={address}{more}"))?;
+    tracing::info!(%address, scheme, s3 = ?s3_address, instance = %larder.instance(), "serving");
     let watch = tls.clone().map(|tls| {
         env.spawn("watch the certificate", tls.watch(config.tls_reload_interval, env.clone()))
     });
@@ -113,7 +129,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(watch) = watch {
         watch.abort();
     }
-    server.shutdown().await;
+    // Together: each waits for the connections of all.
+    let end_s3 = async {
+        if let Some(s3) = s3 {
+            s3.shutdown().await;
+        }
+    };
+    tokio::join!(server.shutdown(), end_s3);
     larder.shutdown().await.context("close the store")?;
     tracing::info!("stopped");
     Ok(())
@@ -147,6 +169,23 @@ fn patience(config: &Config) -> Patience {
             rate.per_second(),
         ),
         None => Patience::of(config.http_idle_timeout),
+    }
+}
+
+/// How the S3 door behaves. The first user's name and password are a key pair, too, as long as
+/// they are the user's.
+fn s3_options(config: &Config, limits: &Limits) -> S3Options {
+    let pair = config.root_password.as_ref().map(|password| StaticPair {
+        name: config.root_user.clone(),
+        password: Zeroizing::new(password.reveal().to_owned()),
+    });
+    S3Options {
+        region: config.s3_region.clone(),
+        domain: config.s3_domain.clone(),
+        file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
+        body_patience: patience(config),
+        limits: Some(limits.clone()),
+        pair,
     }
 }
 

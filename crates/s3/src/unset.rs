@@ -11,7 +11,6 @@ use s3s::{
         GetBucketAclInput, GetBucketAclOutput, GetObjectAclInput, GetObjectAclOutput,
         GetObjectTaggingInput, GetObjectTaggingOutput, Grant, Grantee, Permission, Type,
     },
-    s3_error,
 };
 
 use crate::{
