@@ -56,6 +56,9 @@ pub(crate) async fn create(
                 return Err(s3_error!(BucketAlreadyOwnedByYou, "{message}"));
             }
         }
+        Err(error) if error.kind() == ErrorKind::RateLimited => {
+            return Err(s3_error!(TooManyBuckets, "{error}"));
+        }
         Err(error) => return Err(call.error(&error, About::Bucket)),
     }
     Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))

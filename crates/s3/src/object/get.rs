@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use http::{HeaderMap, HeaderValue, header};
-use larder_core::{Download, ObjectEntry};
+use larder_core::{ObjectEntry, ObjectInfo};
 use larder_http::{
     ResponseBody,
     condition::{Preconditions, Verdict},
@@ -22,6 +22,7 @@ use s3s::{
     s3_error,
 };
 
+use super::multipart;
 use crate::{
     call::{Answer, Call, coded},
     checksum::show,
@@ -64,13 +65,12 @@ pub(crate) fn judge(conditions: &Preconditions, object: &ObjectEntry) -> S3Resul
 }
 
 /// Which bytes are asked for.
-async fn wanted(
-    call: &Call,
-    download: &Download,
-    size: u64,
+fn wanted(
+    object: &ObjectEntry,
     given: Option<dto::Range>,
     part: Option<i32>,
 ) -> S3Result<Wanted> {
+    let size = object.size;
     match (given, part) {
         (None, None) => Ok(Wanted { range: None, parts: None }),
         (Some(_), Some(_)) => {
@@ -82,22 +82,18 @@ async fn wanted(
             Err(_) => Err(unsatisfiable(size)),
         },
         (None, Some(number)) => {
-            let number = usize::try_from(number).ok().filter(|number| (1..=10_000).contains(number));
-            let number = number.ok_or_else(|| {
-                s3_error!(InvalidArgument, "partNumber must be 1 to 10000")
-            })?;
-            let parts = download.parts().await.map_err(call.fails(About::Object))?;
-            if parts.is_empty() && number == 1 {
+            let number = multipart::part_number(number)?;
+            let count = object.info.as_ref().map_or(0, |info| info.parts_count());
+            if count == 0 && number == 1 {
                 return Ok(Wanted { range: (size > 0).then_some(0..size), parts: None });
             }
-            let Some(length) = parts.get(number - 1) else {
+            let range = object.info.as_ref().and_then(|info| info.part_range(number));
+            let Some(range) = range else {
                 let mut error = coded("InvalidPartNumber", "the object has no such part");
                 error.set_status_code(http::StatusCode::RANGE_NOT_SATISFIABLE);
                 return Err(error);
             };
-            let start: u64 = parts.iter().take(number - 1).sum();
-            let count = i32::try_from(parts.len()).unwrap_or(i32::MAX);
-            Ok(Wanted { range: Some(start..start + length), parts: Some(count) })
+            Ok(Wanted { range: Some(range), parts: i32::try_from(count).ok() })
         }
     }
 }
@@ -160,7 +156,7 @@ pub(crate) async fn get(
     let (if_match, if_none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
     judge(&wire::preconditions(if_match, if_none_match, &headers, MODIFIED), &object)?;
     let size = object.size;
-    let wanted = wanted(call, &download, size, input.range, input.part_number).await?;
+    let wanted = wanted(&object, input.range, input.part_number)?;
     let mut output = GetObjectOutput::default();
     describe!(output, &object);
     output.parts_count = wanted.parts;
@@ -212,7 +208,7 @@ pub(crate) async fn head(
     let (if_match, if_none_match) = (input.if_match.as_ref(), input.if_none_match.as_ref());
     judge(&wire::preconditions(if_match, if_none_match, &headers, MODIFIED), &object)?;
     let size = object.size;
-    let wanted = wanted(call, &download, size, input.range, input.part_number).await?;
+    let wanted = wanted(&object, input.range, input.part_number)?;
     let mut output = HeadObjectOutput::default();
     describe!(output, &object);
     output.parts_count = wanted.parts;
@@ -276,34 +272,36 @@ pub(crate) async fn attributes(
         show!(checksum, Some(known), with type);
         output.checksum = Some(checksum);
     }
-    if has(ObjectAttributes::OBJECT_PARTS) {
-        let parts = download.parts().await.map_err(call.fails(About::Object))?;
-        if !parts.is_empty() {
-            output.object_parts = Some(parts_of(&parts, input.part_number_marker, input.max_parts));
-        }
+    if has(ObjectAttributes::OBJECT_PARTS)
+        && let Some(info) = object.info.as_ref().filter(|info| info.parts_count() > 0)
+    {
+        output.object_parts = Some(parts_of(info, input.part_number_marker, input.max_parts));
     }
     Ok(S3Response::new(output))
 }
 
-fn parts_of(parts: &[u64], marker: Option<i32>, limit: Option<i32>) -> GetObjectAttributesParts {
-    let after = usize::try_from(marker.unwrap_or(0)).unwrap_or(0);
-    let limit = usize::try_from(limit.unwrap_or(1000)).unwrap_or(0).min(1000);
-    let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
-    let numbered = parts.iter().enumerate().map(|(at, size)| (at + 1, *size));
-    let page: Vec<(usize, u64)> = numbered.skip(after).take(limit).collect();
-    let last = page.last().map_or(after, |(last, _)| *last);
-    let shown = page.iter().map(|(at, size)| ObjectPart {
-        part_number: Some(number(*at)),
-        size: Some(wire::size(*size)),
-        ..Default::default()
+fn parts_of(
+    info: &ObjectInfo,
+    marker: Option<i32>,
+    limit: Option<i32>,
+) -> GetObjectAttributesParts {
+    let count = info.parts_count();
+    let after = u32::try_from(marker.unwrap_or(0)).unwrap_or(0).min(count);
+    let limit = u32::try_from(limit.unwrap_or(1000)).unwrap_or(0).min(1000);
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    let last = after.saturating_add(limit).min(count);
+    let shown = (after + 1..=last).filter_map(|at| {
+        let range = info.part_range(at)?;
+        let size = Some(wire::size(range.end - range.start));
+        Some(ObjectPart { part_number: Some(number(at)), size, ..Default::default() })
     });
     GetObjectAttributesParts {
-        is_truncated: Some(last < parts.len()),
+        is_truncated: Some(last < count),
         max_parts: Some(number(limit)),
         next_part_number_marker: Some(number(last)),
         part_number_marker: Some(number(after)),
         parts: Some(shown.collect()),
-        total_parts_count: Some(number(parts.len())),
+        total_parts_count: Some(number(count)),
     }
 }
 
@@ -313,12 +311,13 @@ mod tests {
 
     #[test]
     fn parts_are_paged() {
-        let page = parts_of(&[5, 6, 7], Some(1), Some(1));
+        let info = ObjectInfo { parts: vec![(1, 5), (2, 6)], ..ObjectInfo::default() };
+        let page = parts_of(&info, Some(1), Some(1));
         assert_eq!(page.is_truncated, Some(true));
         assert_eq!(page.next_part_number_marker, Some(2));
         let sizes: Vec<_> = page.parts.into_iter().flatten().map(|part| part.size).collect();
         assert_eq!(sizes, [Some(6)]);
-        let page = parts_of(&[5, 6, 7], Some(-1), None);
+        let page = parts_of(&info, Some(-1), None);
         assert_eq!(page.is_truncated, Some(false));
         assert_eq!(page.parts.map(|parts| parts.len()), Some(3));
     }

@@ -5,7 +5,9 @@
 //! is repeated is answered again.
 
 use larder_base::id::UploadId;
-use larder_core::{Bucket, MultipartInfo, NamedPart, NewMultipart, ObjectDigest};
+use larder_core::{
+    Completion, MultipartInfo, MultipartRef, NamedPart, NewMultipart, ObjectDigest,
+};
 use larder_http::condition::Verdict;
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -36,7 +38,7 @@ fn upload_id(text: &str) -> S3Result<UploadId> {
     text.parse().map_err(|_| s3_error!(NoSuchUpload, "there is no such upload"))
 }
 
-fn part_number(number: i32) -> S3Result<u32> {
+pub(crate) fn part_number(number: i32) -> S3Result<u32> {
     let valid = (1..=PARTS_MAX).contains(&number).then(|| u32::try_from(number).ok()).flatten();
     valid.ok_or_else(|| s3_error!(InvalidArgument, "partNumber must be 1 to 10000"))
 }
@@ -133,10 +135,9 @@ pub(crate) async fn part(
     let digests = Digests::new(&headers)?;
     let (content, length) = put::content(call, input.body)?;
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let part = call
-        .larder()
-        .multipart_part(&call.caller, &bucket, &input.key, id, part_number, Some(length))
-        .await;
+    let upload = MultipartRef { bucket: &bucket, key: &input.key, id };
+    let part =
+        call.larder().multipart_part(&call.caller, upload, part_number, Some(length)).await;
     let mut part = part.map_err(call.fails(About::Upload))?;
     let content = (content, length);
     let trailer = trailing_headers.as_ref();
@@ -159,7 +160,8 @@ pub(crate) async fn part_copy(
     let expected = input.expected_source_bucket_owner.as_deref();
     let (from, from_key) = copy::source(call, &input.copy_source, expected).await?;
     let to = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let info = info(call, &to, &input.key, id).await?;
+    let upload = MultipartRef { bucket: &to, key: &input.key, id };
+    let info = info(call, upload).await?;
     let download = call.larder().object(&call.caller, &from, &from_key).await;
     let download = download.map_err(call.fails(About::Object))?;
     let object = download.object().clone();
@@ -174,10 +176,7 @@ pub(crate) async fn part_copy(
         Some(text) => span(text, object.size)?,
     };
     let length = span.end - span.start;
-    let part = call
-        .larder()
-        .multipart_part(&call.caller, &to, &input.key, id, number, Some(length))
-        .await;
+    let part = call.larder().multipart_part(&call.caller, upload, number, Some(length)).await;
     let mut part = part.map_err(call.fails(About::Upload))?;
     let mut digests = Digests::new(&http::HeaderMap::new())?;
     let mut hasher = info.checksum.map(|(algorithm, _)| Hasher::new(algorithm));
@@ -227,9 +226,9 @@ fn span(text: &str, size: u64) -> S3Result<std::ops::Range<u64>> {
 }
 
 /// What is known of an upload itself.
-async fn info(call: &Call, bucket: &Bucket, key: &str, id: UploadId) -> S3Result<MultipartInfo> {
+async fn info(call: &Call, upload: MultipartRef<'_>) -> S3Result<MultipartInfo> {
     let behind_all = PARTS_MAX.unsigned_abs();
-    let found = call.larder().multipart_parts(&call.caller, bucket, key, id, behind_all, 1).await;
+    let found = call.larder().multipart_parts(&call.caller, upload, behind_all, 1).await;
     let (info, ..) = found.map_err(call.fails(About::Upload))?;
     Ok(info)
 }
@@ -265,15 +264,14 @@ pub(crate) async fn complete(
     let parts: Vec<NamedPart> = parts.into_iter().map(named).collect::<S3Result<_>>()?;
     let declared = checksum::of_object(&headers)?;
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    let upload = MultipartRef { bucket: &bucket, key: &input.key, id };
     if let Some(size) = input.mpu_object_size {
-        check_size(call, &bucket, &input.key, id, &parts, size).await?;
+        check_size(call, upload, &parts, size).await?;
     }
     let conditions = wire::conditions(input.if_match.as_ref(), input.if_none_match.as_ref());
-    let object = call
-        .larder()
-        .complete_multipart(&call.caller, &bucket, &input.key, id, &parts, conditions, declared)
-        .await
-        .map_err(call.fails(About::Upload))?;
+    let completion = Completion { parts, conditions, checksum: declared };
+    let object = call.larder().complete_multipart(&call.caller, upload, completion).await;
+    let object = object.map_err(call.fails(About::Upload))?;
     let mut output = CompleteMultipartUploadOutput {
         location: Some(format!("/{}/{}", input.bucket, larder_http::path::encode(&input.key))),
         bucket: Some(input.bucket),
@@ -289,16 +287,14 @@ pub(crate) async fn complete(
 /// Whether the named parts together are as long as the client says.
 async fn check_size(
     call: &Call,
-    bucket: &Bucket,
-    key: &str,
-    id: UploadId,
+    upload: MultipartRef<'_>,
     named: &[NamedPart],
     size: i64,
 ) -> S3Result<()> {
     let mut sum = 0u64;
     let mut after = 0;
     loop {
-        let page = call.larder().multipart_parts(&call.caller, bucket, key, id, after, 1000).await;
+        let page = call.larder().multipart_parts(&call.caller, upload, after, 1000).await;
         let page = match page {
             // It may have been completed before; core knows, and says so again.
             Err(error) if error.kind() == larder_base::ErrorKind::NotFound => return Ok(()),
@@ -328,7 +324,8 @@ pub(crate) async fn abort(
     let input = request.input;
     let id = upload_id(&input.upload_id)?;
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let aborted = call.larder().abort_multipart(&call.caller, &bucket, &input.key, id).await;
+    let upload = MultipartRef { bucket: &bucket, key: &input.key, id };
+    let aborted = call.larder().abort_multipart(&call.caller, upload).await;
     aborted.map_err(call.fails(About::Upload))?;
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))
 }
@@ -348,10 +345,8 @@ pub(crate) async fn list_parts(
     let after = u32::try_from(marker)
         .map_err(|_| s3_error!(InvalidArgument, "part-number-marker cannot be negative"))?;
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let page = call
-        .larder()
-        .multipart_parts(&call.caller, &bucket, &input.key, id, after, limit.max(1))
-        .await;
+    let upload = MultipartRef { bucket: &bucket, key: &input.key, id };
+    let page = call.larder().multipart_parts(&call.caller, upload, after, limit.max(1)).await;
     let (info, mut parts, mut more) = page.map_err(call.fails(About::Upload))?;
     if limit == 0 {
         parts.clear();
