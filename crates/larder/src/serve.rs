@@ -272,6 +272,7 @@ async fn open_larder(
         idempotency_keys_max: config.idempotency_keys_max as u64,
         scrub_interval: config.scrub_interval,
         upload_session_ttl: config.upload_session_ttl,
+        multipart_ttl: config.upload_multipart_ttl,
         upload_sweep_interval: config.upload_sweep_interval,
         upload_sessions_per_user_max: config.upload_sessions_per_user_max,
         upload_result_retention: config.upload_result_retention,

@@ -255,6 +255,7 @@ fn message_of(code: &str) -> Option<&'static str> {
         "MaxMessageLengthExceeded" => "the body is too long",
         "MissingRequestBodyError" => "the request needs a body",
         "AccessDenied" => "access denied",
+        "InternalError" => "we made a mistake; try again",
         _ => return None,
     })
 }

@@ -140,8 +140,9 @@ pub(crate) struct Claim {
     pub(crate) content: bool,
 }
 
-/// Checks a request.
-pub(crate) fn check(head: &Parts, region: &str) -> Result<Claim, Refusal> {
+/// Checks a request that must be signed for `region`; `in_host` is whether its host names the
+/// bucket.
+pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, Refusal> {
     let headers = &head.headers;
     single(headers)?;
     let path = text(head.uri.path())?;
@@ -181,9 +182,10 @@ pub(crate) fn check(head: &Parts, region: &str) -> Result<Claim, Refusal> {
     {
         return Err(Refusal::missing(format!("parameter {unknown:?} is not offered")));
     }
-    // An object has a key: something behind a slash behind the bucket, or behind the first one of
-    // a bucket in the host name; a document that is taken for content is only not hashed twice.
-    let content = head.method == Method::PUT && path.len() > 1 && !query.document;
+    let path = path.trim_start_matches('/');
+    let key = if in_host { Some(path) } else { path.split_once('/').map(|(_, key)| key) };
+    let has_key = key.is_some_and(|key| !key.is_empty());
+    let content = head.method == Method::PUT && has_key && !query.document;
     Ok(Claim { access_key: signed.access_key.into_owned(), framing, sha256, content })
 }
 
@@ -505,7 +507,7 @@ mod tests {
     }
 
     fn code(method: &str, target: &str, headers: &[(&str, &str)]) -> Option<(&'static str, u16)> {
-        let result = check(&head(method, target, headers), "us-east-1");
+        let result = check(&head(method, target, headers), "us-east-1", false);
         result.err().map(|refusal| (refusal.code, refusal.status.as_u16()))
     }
 
@@ -555,7 +557,7 @@ mod tests {
         assert_eq!(with(&[], "host;x-amz-date"), None);
         assert_eq!(with(&[("x-amz-meta-a", "1")], "host;x-amz-date;x-amz-meta-a"), None);
         assert_eq!(code("GET", &presigned(&[]), &[]), None);
-        let claim = check(&head("PUT", &presigned(&[]), &[]), "us-east-1").expect("passes");
+        let claim = check(&head("PUT", &presigned(&[]), &[]), "us-east-1", false).expect("passes");
         assert_eq!(claim.access_key, "AKIDEXAMPLE");
         assert_eq!(claim.framing, Framing::Plain);
         assert!(claim.content);
@@ -649,6 +651,23 @@ mod tests {
         for target in ["/b/%0a", "/b/a%2fb", "/b/../c", "/b/%e2%80%ae"] {
             assert_eq!(with_target("GET", target, &[], "host;x-amz-date"), None, "{target}");
         }
+    }
+
+    #[test]
+    fn what_is_put_to_a_key_is_content() {
+        let content = |target: &str, in_host| {
+            let authorization = authorized("host;x-amz-date");
+            let headers = [
+                ("authorization", authorization.as_str()),
+                ("x-amz-date", "20250101T000000Z"),
+                ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
+            ];
+            check(&head("PUT", target, &headers), "us-east-1", in_host).expect("passes").content
+        };
+        assert!(content("/b/k", false) && content("/k", true) && content("/b//", false));
+        assert!(content("/b/k?partNumber=1&uploadId=a", false));
+        assert!(!content("/b", false) && !content("/b/", false) && !content("/", true));
+        assert!(!content("/b/k?tagging", false));
     }
 
     #[test]

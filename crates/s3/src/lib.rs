@@ -190,7 +190,9 @@ impl Inner {
     ) -> Result<Response<ResponseBody>, Refusal> {
         let from_core = |error: Error| Refusal::from_core(&error, &request_id);
         self.enter(head, client).map_err(from_core)?;
-        let claim = guard::check(head, &self.options.region)?;
+        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let in_host = self.domain.as_ref().zip(host).and_then(|(domain, host)| domain.bucket(host));
+        let claim = guard::check(head, &self.options.region, in_host.is_some())?;
         let signer = auth::find(self, &claim.access_key).await.map_err(|error| {
             if error.kind() == ErrorKind::Unauthenticated {
                 return Refusal::denied("InvalidAccessKeyId", "there is no such access key");
@@ -266,6 +268,12 @@ impl Inner {
             })?;
             (parts, body) = answer.into_parts();
             bytes = body.take_bytes().unwrap_or_default();
+        }
+        if parts.status == StatusCode::INTERNAL_SERVER_ERROR
+            && !parts.headers.contains_key(problem::APPLIED)
+        {
+            // Ours are logged where they are met.
+            tracing::error!(%request_id, answer = ?bytes, "the S3 library failed");
         }
         if !parts.status.is_success() && !bytes.is_empty() {
             bytes = error::complete(&bytes, &request_id);

@@ -189,6 +189,8 @@ settings! {
 
     /// How long an unfinished upload is kept after its last byte arrived.
     upload_session_ttl: Duration = "upload.session_ttl", "1h";
+    /// The same for an S3 multipart upload.
+    upload_multipart_ttl: Duration = "upload.multipart_ttl", "7d";
     /// Pause between two searches for abandoned uploads.
     upload_sweep_interval: Duration = "upload.sweep_interval", "5m";
     /// Most unfinished uploads that one user may have.
