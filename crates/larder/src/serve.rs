@@ -87,7 +87,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             .context("http.header_bytes_max")?,
         headers_max: config.http_headers_max,
         tls: tls.clone(),
-        limits: Some(limits.clone()),
+        limits: Some(limits),
         memory: larder.memory().clone(),
     };
     // Before anything else that can fail: this password is told once.
@@ -95,14 +95,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         say(&format!("larder first start: user={} password={password}", config.root_user))?;
     }
     let server = Server::start(&options, rest, &env, &status)?;
-    let s3 = match config.s3_address {
-        Listener(Some(address)) => {
-            let door = S3Door::new(larder.clone(), &env, s3_options(&config, &limits));
-            let options = ServeOptions { addresses: vec![address], ..options };
-            Some(Server::start(&options, door, &env, &status)?)
-        }
-        Listener(None) => None,
-    };
+    let s3 = start_s3(&config, options, &larder, &env, &status)?;
     let address = server.addresses().first().context("no listener")?;
     let s3_address = s3.as_ref().and_then(|server| server.addresses().first());
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -172,21 +165,31 @@ fn patience(config: &Config) -> Patience {
     }
 }
 
-/// How the S3 door behaves. The first user's name and password are a key pair, too, as long as
-/// they are the user's.
-fn s3_options(config: &Config, limits: &Limits) -> S3Options {
+/// Opens the S3 door, unless it is off. The first user's name and password are a key pair there,
+/// as long as they are the user's.
+fn start_s3(
+    config: &Config,
+    options: ServeOptions,
+    larder: &Larder,
+    env: &Env,
+    status: &Status,
+) -> anyhow::Result<Option<Server>> {
+    let Listener(Some(address)) = config.s3_address else { return Ok(None) };
     let pair = config.root_password.as_ref().map(|password| StaticPair {
         name: config.root_user.clone(),
         password: Zeroizing::new(password.reveal().to_owned()),
     });
-    S3Options {
+    let door = S3Options {
         region: config.s3_region.clone(),
         domain: config.s3_domain.clone(),
         file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
         body_patience: patience(config),
-        limits: Some(limits.clone()),
+        limits: options.limits.clone(),
         pair,
-    }
+    };
+    let door = S3Door::new(larder.clone(), env, door);
+    let options = ServeOptions { addresses: vec![address], ..options };
+    Ok(Some(Server::start(&options, door, env, status)?))
 }
 
 /// Who may ask, how often and how fast.

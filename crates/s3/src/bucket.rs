@@ -6,9 +6,9 @@ use larder_base::ErrorKind;
 use s3s::{
     S3Request, S3Response,
     dto::{
-        Bucket, CreateBucketInput, CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput,
-        GetBucketLocationInput, GetBucketLocationOutput, HeadBucketInput, HeadBucketOutput,
-        ListBucketsInput, ListBucketsOutput, BucketLocationConstraint,
+        Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
+        DeleteBucketOutput, GetBucketLocationInput, GetBucketLocationOutput, HeadBucketInput,
+        HeadBucketOutput, ListBucketsInput, ListBucketsOutput,
     },
     s3_error,
 };

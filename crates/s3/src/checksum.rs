@@ -206,10 +206,7 @@ fn declared(headers: &HeaderMap) -> S3Result<Option<(ChecksumAlgorithm, Declared
     Ok(found)
 }
 
-fn trailed(
-    algorithm: ChecksumAlgorithm,
-    trailer: Option<&TrailingHeaders>,
-) -> S3Result<Vec<u8>> {
+fn trailed(algorithm: ChecksumAlgorithm, trailer: Option<&TrailingHeaders>) -> S3Result<Vec<u8>> {
     let (_, _, name) = row(algorithm);
     let text = trailer.and_then(|trailer| {
         trailer.read(|headers| {

@@ -166,7 +166,10 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
             return Err(Refusal::bad("InvalidArgument", "the Authorization header is no text"));
         }
         (None, false) => {
-            return Err(Refusal::denied("AccessDenied", "requests without a signature are refused"));
+            return Err(Refusal::denied(
+                "AccessDenied",
+                "requests without a signature are refused",
+            ));
         }
     };
     signed.check_scope(region)?;
@@ -258,7 +261,9 @@ fn refused(headers: &HeaderMap) -> Result<(), Refusal> {
             .strip_prefix("amz-checksum-")
             .is_some_and(|algorithm| !CHECKSUMS.contains(&algorithm));
         if asks || unverified {
-            return Err(Refusal::missing(format!("the header {name} asks for what is not offered")));
+            return Err(Refusal::missing(format!(
+                "the header {name} asks for what is not offered"
+            )));
         }
     }
     Ok(())
@@ -431,8 +436,9 @@ impl<'a> Signed<'a> {
             // The digest of the body is a line of its own of what is signed, or not signed at all
             // by a presigned URL; then it can only make a body be refused.
             if name.starts_with("x-amz-") && name != "x-amz-content-sha256" && !covers(name) {
-                let message =
-                    format!("there were headers present in the request which were not signed: {name}");
+                let message = format!(
+                    "there were headers present in the request which were not signed: {name}"
+                );
                 return Err(denied(message));
             }
         }
@@ -522,10 +528,8 @@ mod tests {
         signed: &str,
     ) -> Option<(&'static str, u16)> {
         let authorization = authorized(signed);
-        let mut headers = vec![
-            ("authorization", authorization.as_str()),
-            ("x-amz-date", "20250101T000000Z"),
-        ];
+        let mut headers =
+            vec![("authorization", authorization.as_str()), ("x-amz-date", "20250101T000000Z")];
         if !more.iter().any(|(name, _)| *name == "x-amz-content-sha256") {
             headers.push(("x-amz-content-sha256", "UNSIGNED-PAYLOAD"));
         }
@@ -548,7 +552,8 @@ mod tests {
                 None => pairs.push((name, value)),
             }
         }
-        let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let pairs: Vec<String> =
+            pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
         format!("/b/k?{}", pairs.join("&"))
     }
 
@@ -576,7 +581,8 @@ mod tests {
             assert_eq!(refused, Some(("InvalidArgument", 400)), "{value}");
         }
         for scope in ["a/20250101/us-east-1/sts/aws4_request", "a/20250101/eu/s3/aws4_request"] {
-            let wrong = format!("AWS4-HMAC-SHA256 Credential={scope},SignedHeaders=host,Signature=0");
+            let wrong =
+                format!("AWS4-HMAC-SHA256 Credential={scope},SignedHeaders=host,Signature=0");
             let refused = code("GET", "/b", &[("authorization", &wrong)]);
             assert_eq!(refused, Some(("AuthorizationHeaderMalformed", 400)), "{scope}");
         }
@@ -630,7 +636,11 @@ mod tests {
             ("x-amz-checksum-sha512", "x"),
             ("x-amz-if-match-size", "1"),
         ] {
-            assert_eq!(with(&[(name, value)], &format!("host;x-amz-date;{name}")), missing, "{name}");
+            assert_eq!(
+                with(&[(name, value)], &format!("host;x-amz-date;{name}")),
+                missing,
+                "{name}"
+            );
         }
         for (name, value) in [("x-amz-acl", "private"), ("x-amz-checksum-mode", "ENABLED")] {
             assert_eq!(with(&[(name, value)], &format!("host;x-amz-date;{name}")), None, "{name}");

@@ -33,11 +33,7 @@ pub(crate) async fn not_configured<T>(
 }
 
 /// The answer for a setting that has an empty form.
-pub(crate) async fn empty<T: Default>(
-    call: &Call,
-    bucket: &str,
-    owner: Option<&str>,
-) -> Answer<T> {
+pub(crate) async fn empty<T: Default>(call: &Call, bucket: &str, owner: Option<&str>) -> Answer<T> {
     call.bucket(bucket, owner).await?;
     Ok(S3Response::new(T::default()))
 }
@@ -95,4 +91,3 @@ pub(crate) async fn object_tagging(
     found.map_err(call.fails(About::Object))?;
     Ok(S3Response::new(GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None }))
 }
-

@@ -77,10 +77,9 @@ pub(crate) fn encoded(text: &str, url: bool) -> String {
 fn tags(condition: &ETagCondition) -> Tags {
     match condition {
         ETagCondition::Any => Tags::Any,
-        ETagCondition::ETag(tag) => Tags::These(vec![Tag {
-            weak: tag.as_weak().is_some(),
-            text: tag.value().to_owned(),
-        }]),
+        ETagCondition::ETag(tag) => {
+            Tags::These(vec![Tag { weak: tag.as_weak().is_some(), text: tag.value().to_owned() }])
+        }
     }
 }
 
@@ -145,7 +144,10 @@ pub(crate) fn info(headers: &HeaderMap, metadata: Option<&Metadata>) -> S3Result
         info.headers.push(((*name).to_owned(), value));
     }
     if length > HEADERS_BYTES_MAX {
-        return Err(s3_error!(RequestHeaderSectionTooLarge, "the headers of the object are too long"));
+        return Err(s3_error!(
+            RequestHeaderSectionTooLarge,
+            "the headers of the object are too long"
+        ));
     }
     let mut metadata: Vec<(String, String)> =
         metadata.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect();

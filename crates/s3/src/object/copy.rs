@@ -3,7 +3,9 @@
 //! Promises: no byte of content moves, except to compute a checksum that the source does not
 //! have; the source is a bucket and a key as they stand, and nothing in it is resolved.
 
-use larder_core::{Bucket, CopyOptions, Conditions, EtagSet, ObjectChecksum, ObjectEntry, ObjectInfo};
+use larder_core::{
+    Bucket, Conditions, CopyOptions, EtagSet, ObjectChecksum, ObjectEntry, ObjectInfo,
+};
 use larder_http::condition::Verdict;
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -58,7 +60,8 @@ pub(crate) async fn copy(
         let message = "x-amz-tagging-directive must be COPY or REPLACE";
         return Err(s3_error!(InvalidArgument, "{message}"));
     }
-    let algorithm = input.checksum_algorithm.as_ref().map(|name| checksum::algorithm(name.as_str()));
+    let algorithm =
+        input.checksum_algorithm.as_ref().map(|name| checksum::algorithm(name.as_str()));
     let algorithm = algorithm.transpose()?;
     let expected = input.expected_source_bucket_owner.as_deref();
     let (from, from_key) = source(call, &input.copy_source, expected).await?;
@@ -82,7 +85,8 @@ pub(crate) async fn copy(
     let known = object.info.as_ref().and_then(|info| info.checksum.as_ref());
     let checksum = match algorithm {
         Some(algorithm)
-            if !known.is_some_and(|known| known.algorithm == algorithm && known.parts.is_none()) =>
+            if !known
+                .is_some_and(|known| known.algorithm == algorithm && known.parts.is_none()) =>
         {
             Some(compute(call, &download, object.size, algorithm).await?)
         }

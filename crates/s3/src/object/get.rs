@@ -65,11 +65,7 @@ pub(crate) fn judge(conditions: &Preconditions, object: &ObjectEntry) -> S3Resul
 }
 
 /// Which bytes are asked for.
-fn wanted(
-    object: &ObjectEntry,
-    given: Option<dto::Range>,
-    part: Option<i32>,
-) -> S3Result<Wanted> {
+fn wanted(object: &ObjectEntry, given: Option<dto::Range>, part: Option<i32>) -> S3Result<Wanted> {
     let size = object.size;
     match (given, part) {
         (None, None) => Ok(Wanted { range: None, parts: None }),

@@ -62,7 +62,11 @@ pub(crate) fn is_url(encoding: Option<&EncodingType>) -> S3Result<bool> {
     }
 }
 
-async fn page(call: &Call, bucket: &larder_core::Bucket, listing: &KeyListing) -> S3Result<KeyPage> {
+async fn page(
+    call: &Call,
+    bucket: &larder_core::Bucket,
+    listing: &KeyListing,
+) -> S3Result<KeyPage> {
     if listing.limit == 0 {
         return Ok(KeyPage { entries: Vec::new(), truncated: false });
     }

@@ -5,9 +5,7 @@
 //! is repeated is answered again.
 
 use larder_base::id::UploadId;
-use larder_core::{
-    Completion, MultipartInfo, MultipartRef, NamedPart, NewMultipart, ObjectDigest,
-};
+use larder_core::{Completion, MultipartInfo, MultipartRef, NamedPart, NewMultipart, ObjectDigest};
 use larder_http::condition::Verdict;
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -136,8 +134,7 @@ pub(crate) async fn part(
     let (content, length) = put::content(call, input.body)?;
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let upload = MultipartRef { bucket: &bucket, key: &input.key, id };
-    let part =
-        call.larder().multipart_part(&call.caller, upload, part_number, Some(length)).await;
+    let part = call.larder().multipart_part(&call.caller, upload, part_number, Some(length)).await;
     let mut part = part.map_err(call.fails(About::Upload))?;
     let content = (content, length);
     let trailer = trailing_headers.as_ref();
@@ -469,26 +466,28 @@ mod tests {
 
     #[test]
     fn parts_are_numbered_from_one() {
-        assert!(part_number(0).is_err() && part_number(-1).is_err() && part_number(10_001).is_err());
+        assert!(
+            part_number(0).is_err() && part_number(-1).is_err() && part_number(10_001).is_err()
+        );
         assert_eq!(part_number(10_000).expect("valid"), 10_000);
         assert_eq!(upload_id("x").expect_err("no id").code().as_str(), "NoSuchUpload");
     }
 
     #[test]
     fn checksums_of_uploads_are_of_a_type_that_their_algorithm_has() {
-        let asked = |algorithm: Option<&'static str>, kind: Option<&'static str>| {
+        let of = |algorithm: Option<&'static str>, kind: Option<&'static str>| {
             let algorithm = algorithm.map(ChecksumAlgorithm::from_static);
             let kind = kind.map(ChecksumType::from_static);
-            super::asked(algorithm.as_ref(), kind.as_ref()).map_err(|_| ())
+            asked(algorithm.as_ref(), kind.as_ref()).map_err(|_| ())
         };
         use larder_core::ChecksumAlgorithm as Algorithm;
-        assert_eq!(asked(None, None), Ok(None));
-        assert_eq!(asked(Some("CRC32"), None), Ok(Some((Algorithm::Crc32, false))));
-        assert_eq!(asked(Some("CRC32"), Some("FULL_OBJECT")), Ok(Some((Algorithm::Crc32, true))));
-        assert_eq!(asked(Some("CRC64NVME"), None), Ok(Some((Algorithm::Crc64Nvme, true))));
-        assert!(asked(Some("CRC64NVME"), Some("COMPOSITE")).is_err());
-        assert!(asked(Some("SHA256"), Some("FULL_OBJECT")).is_err());
-        assert!(asked(Some("MD5"), None).is_err());
-        assert!(asked(None, Some("COMPOSITE")).is_err());
+        assert_eq!(of(None, None), Ok(None));
+        assert_eq!(of(Some("CRC32"), None), Ok(Some((Algorithm::Crc32, false))));
+        assert_eq!(of(Some("CRC32"), Some("FULL_OBJECT")), Ok(Some((Algorithm::Crc32, true))));
+        assert_eq!(of(Some("CRC64NVME"), None), Ok(Some((Algorithm::Crc64Nvme, true))));
+        assert!(of(Some("CRC64NVME"), Some("COMPOSITE")).is_err());
+        assert!(of(Some("SHA256"), Some("FULL_OBJECT")).is_err());
+        assert!(of(Some("MD5"), None).is_err());
+        assert!(of(None, Some("COMPOSITE")).is_err());
     }
 }
