@@ -195,7 +195,7 @@ impl Server {
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
-            .args(["serve", "--http", "127.0.0.1:0", "--data"])
+            .args(["serve", "--http", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data"])
             .arg(&self.data)
             .args(&self.options.args)
             .env("LARDER_ROOT_USER", USER)

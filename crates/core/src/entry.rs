@@ -15,7 +15,7 @@ use larder_base::{
 pub use larder_chunk::placement::{Copies, Placement, Split};
 use serde::{Deserialize, Serialize};
 
-use crate::object::{LockRules, Versioning};
+use crate::object::{LockRules, VersionId, Versioning};
 
 /// How a request names a space.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,6 +228,8 @@ pub struct Written {
     pub created: bool,
     /// Replicas that were durable at the answer, of how many wanted.
     pub durability: (u32, u32),
+    /// Which version it is, in a bucket that keeps versions.
+    pub version: Option<VersionId>,
 }
 
 /// One revision of a file.

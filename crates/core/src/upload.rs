@@ -367,7 +367,8 @@ impl Upload {
             let named = [asked.to_string().as_bytes(), &digest.0].concat();
             idempotency::note_body(&named)?;
             if let Some((entry, created)) = idempotency::entry_before()? {
-                return Ok(Written { entry, created, durability: (1, 1) });
+                let (durability, version) = ((1, 1), None);
+                return Ok(Written { entry, created, durability, version });
             }
             let carrier = None;
             let commit = Commit {
@@ -638,7 +639,8 @@ impl Commit {
 
     fn written(&self, path: &TreePath, node: NodeId, state: &FileState, created: bool) -> Written {
         let entry: Entry = lookup::file_entry(self.place.at.space, path.clone(), node, state);
-        Written { entry, created, durability: (1, 1) }
+        let version = state.version.map(|_| state.version_id(node));
+        Written { entry, created, durability: (1, 1), version }
     }
 }
 

@@ -165,7 +165,7 @@ pub(crate) struct ServeArgs {
     /// Listener for REST (`http.address`)
     #[arg(long, value_name = "ADDR")]
     pub(crate) http: Option<String>,
-    /// Listener for S3; only `off` so far
+    /// Listener for S3 (`s3.address`)
     #[arg(long, value_name = "ADDR|off")]
     pub(crate) s3: Option<String>,
     /// Listener for the line protocol; only `off` so far

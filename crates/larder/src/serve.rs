@@ -6,7 +6,8 @@
 //! end: doors drain, jobs stop, engines close.
 //!
 //! Prints, on standard output, the password of the first user if it made one, and then one line
-//! `larder ready http=ADDRESS` once requests are served (`https=ADDRESS` with a certificate).
+//! `larder ready http=ADDRESS s3=ADDRESS` once requests are served (`https=ADDRESS` with a
+//! certificate, no `s3` if that door is off).
 //!
 //! Not here: settings (`config`), what the parts do (their crates).
 
@@ -27,10 +28,15 @@ use larder_meta::{
     observe::ObservedStore,
 };
 use larder_rest::{MoreMetrics, Rest, RestOptions};
+use larder_s3::{S3Door, S3Options, StaticPair};
 use tokio::signal::unix::{SignalKind, signal};
+use zeroize::Zeroizing;
 
 use crate::{
-    config::{Config, value::ByteRate},
+    config::{
+        Config,
+        value::{ByteRate, Listener},
+    },
     master_key,
     metrics::Engines,
 };
@@ -89,10 +95,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         say(&format!("larder first start: user={} password={password}", config.root_user))?;
     }
     let server = Server::start(&options, rest, &env, &status)?;
+    let s3 = start_s3(&config, options, &larder, &env, &status)?;
     let address = server.addresses().first().context("no listener")?;
+    let s3_address = s3.as_ref().and_then(|server| server.addresses().first());
     let scheme = if tls.is_some() { "https" } else { "http" };
-    say(&format!("larder ready {scheme}={address}"))?;
-    tracing::info!(%address, scheme, instance = %larder.instance(), "serving");
+    let more = s3_address.map(|address| format!(" s3={address}")).unwrap_or_default();
+    say(&format!("larder ready {scheme}={address}{more}"))?;
+    tracing::info!(%address, scheme, s3 = ?s3_address, instance = %larder.instance(), "serving");
     let watch = tls.clone().map(|tls| {
         env.spawn("watch the certificate", tls.watch(config.tls_reload_interval, env.clone()))
     });
@@ -113,7 +122,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(watch) = watch {
         watch.abort();
     }
-    server.shutdown().await;
+    // Together: each waits for the connections of all.
+    let end_s3 = async {
+        if let Some(s3) = s3 {
+            s3.shutdown().await;
+        }
+    };
+    tokio::join!(server.shutdown(), end_s3);
     larder.shutdown().await.context("close the store")?;
     tracing::info!("stopped");
     Ok(())
@@ -148,6 +163,33 @@ fn patience(config: &Config) -> Patience {
         ),
         None => Patience::of(config.http_idle_timeout),
     }
+}
+
+/// Opens the S3 door, unless it is off. The first user's name and password are a key pair there,
+/// as long as they are the user's.
+fn start_s3(
+    config: &Config,
+    options: ServeOptions,
+    larder: &Larder,
+    env: &Env,
+    status: &Status,
+) -> anyhow::Result<Option<Server>> {
+    let Listener(Some(address)) = config.s3_address else { return Ok(None) };
+    let pair = config.root_password.as_ref().map(|password| StaticPair {
+        name: config.root_user.clone(),
+        password: Zeroizing::new(password.reveal().to_owned()),
+    });
+    let door = S3Options {
+        region: config.s3_region.clone(),
+        domain: config.s3_domain.clone(),
+        file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
+        body_patience: patience(config),
+        limits: options.limits.clone(),
+        pair,
+    };
+    let door = S3Door::new(larder.clone(), env, door);
+    let options = ServeOptions { addresses: vec![address], ..options };
+    Ok(Some(Server::start(&options, door, env, status)?))
 }
 
 /// Who may ask, how often and how fast.
@@ -233,6 +275,7 @@ async fn open_larder(
         idempotency_keys_max: config.idempotency_keys_max as u64,
         scrub_interval: config.scrub_interval,
         upload_session_ttl: config.upload_session_ttl,
+        multipart_ttl: config.upload_multipart_ttl,
         upload_sweep_interval: config.upload_sweep_interval,
         upload_sessions_per_user_max: config.upload_sessions_per_user_max,
         upload_result_retention: config.upload_result_retention,

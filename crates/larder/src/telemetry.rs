@@ -30,8 +30,11 @@ fn install<W>(filter: &str, json: bool, color: bool, writer: W) -> anyhow::Resul
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    // The library behind the S3 door calls each refused request an error, and shows signatures to
+    // those who look for something.
+    let quiet = format!("{filter},s3s=off");
     let filter =
-        EnvFilter::try_new(filter).with_context(|| format!("read log filter {filter:?}"))?;
+        EnvFilter::try_new(&quiet).with_context(|| format!("read log filter {filter:?}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = if json {
         builder.json().flatten_event(true).with_current_span(false).try_init()

@@ -491,7 +491,7 @@ fn no_secret_is_empty_or_weak() {
     // A first start with a weak password does not begin to serve.
     let data = server.scratch().join("fresh");
     let mut command = std::process::Command::new(larder_e2e::server::binary());
-    command.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(&data);
+    command.args(["serve", "--http", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data"]).arg(&data);
     command.env("LARDER_ROOT_USER", USER).env("LARDER_ROOT_PASSWORD", "short");
     assert!(!must_end(&mut command).status.success());
 }

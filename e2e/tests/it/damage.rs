@@ -168,7 +168,9 @@ fn a_second_process_on_one_folder_is_refused() {
     let client = server.client();
     client.put("f", b"mine").expect(201);
     let mut second = std::process::Command::new(larder_e2e::server::binary());
-    second.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(server.data());
+    second
+        .args(["serve", "--http", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data"])
+        .arg(server.data());
     let output = must_end(&mut second);
     let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
     assert!(!output.status.success(), "two processes on one folder");

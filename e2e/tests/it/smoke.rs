@@ -98,7 +98,9 @@ fn unknown_settings_and_arguments_are_refused_by_name() {
     let refuse = |change: &dyn Fn(&mut Command), named: &str| {
         let data = server.scratch().join("other");
         let mut command = Command::new(larder_e2e::server::binary());
-        command.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(&data);
+        command
+            .args(["serve", "--http", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data"])
+            .arg(&data);
         change(&mut command);
         let output = must_end(&mut command);
         let said = String::from_utf8_lossy(&output.stderr).to_lowercase();

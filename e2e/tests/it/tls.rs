@@ -170,7 +170,9 @@ fn a_server_does_not_start_without_a_whole_pair() {
     let data = files.dir.path().join("data");
     let start = |variables: &[(&str, &Path)]| {
         let mut command = Command::new(binary());
-        command.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(&data);
+        command
+            .args(["serve", "--http", "127.0.0.1:0", "--s3", "127.0.0.1:0", "--data"])
+            .arg(&data);
         must_end(command.envs(variables.iter().copied()))
     };
     let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();

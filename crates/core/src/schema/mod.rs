@@ -9,7 +9,7 @@
 //! | `au` | space, directory | [`Authority`] | tree, trash |
 //! | `to` | space | nothing | whoever writes an existing `au` |
 //! | `de` | space, parent, slot, name | [`Dirent`] | tree, upload, revision, trash |
-//! | `bs` | space, setting | of a bucket: [`Policy`](crate::Policy), [`Acl`](crate::Acl), a text | bucket |
+//! | `bs` | space, setting | a policy, an access list, a text | bucket |
 //! | `no` | node | [`Location`] | tree, upload, trash |
 //! | `st` | space, directory | counters: size, files, directories, time | whatever is below |
 //! | `ht` | space, directory | counters: levels below | tree |

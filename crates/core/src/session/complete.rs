@@ -182,7 +182,7 @@ pub(super) fn written_of(result: &SessionResult) -> Result<Written> {
         expires: None,
         target: None,
     };
-    Ok(Written { entry, created: result.created, durability: (1, 1) })
+    Ok(Written { entry, created: result.created, durability: (1, 1), version: None })
 }
 
 impl Larder {

@@ -60,12 +60,10 @@ fn wrong(problems: &Problems) -> ClientError {
 }
 
 fn inputs(args: &ServeArgs, environment: &Environment) -> Result<Inputs> {
-    for (flag, value) in [("--s3", &args.s3), ("--line", &args.line)] {
-        if let Some(value) = value.as_deref().filter(|&value| value != "off") {
-            return Err(ClientError::usage(format!(
-                "{flag} {value}: this listener is not available yet; only `{flag} off` is"
-            )));
-        }
+    if let Some(value) = args.line.as_deref().filter(|&value| value != "off") {
+        return Err(ClientError::usage(format!(
+            "--line {value}: this listener is not available yet; only `--line off` is"
+        )));
     }
     let mut flags = Vec::new();
     let mut flag = |name: &str, key: &str, text: Option<String>| {
@@ -82,6 +80,7 @@ fn inputs(args: &ServeArgs, environment: &Environment) -> Result<Inputs> {
     let data = args.data.as_ref().map(|path| path.to_string_lossy().into_owned());
     flag("--data", "data.dir", data);
     flag("--http", "http.address", args.http.clone());
+    flag("--s3", "s3.address", args.s3.clone());
     flag("--meta", "meta.url", args.meta.clone());
     flag("--store", "store.urls", (!args.store.is_empty()).then(|| args.store.join(",")));
     Ok(Inputs {
@@ -109,13 +108,14 @@ mod tests {
         let config = load(&args, &Environment::new()).expect("valid");
         assert_eq!(config.data_dir, PathBuf::from("/srv/larder"));
         assert_eq!(config.http_address.port(), 0);
+        assert_eq!(config.s3_address.0, None);
         assert_eq!(config.store_urls, ["local:/a", "local:/b"]);
         assert_eq!(config.trash_retention, Some(std::time::Duration::from_secs(1)));
     }
 
     #[test]
     fn listeners_that_do_not_exist_yet_are_refused() {
-        let args = ServeArgs { s3: Some("127.0.0.1:9000".to_owned()), ..ServeArgs::default() };
+        let args = ServeArgs { line: Some("127.0.0.1:7070".to_owned()), ..ServeArgs::default() };
         let error = load(&args, &Environment::new()).expect_err("refused");
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("not available yet"), "{error}");

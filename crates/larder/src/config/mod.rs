@@ -24,7 +24,7 @@ use larder_http::{
 };
 use load::{Problems, Source, Values};
 use secret::Secret;
-use value::{ByteRate, LogFormat, Setting, Size};
+use value::{ByteRate, Listener, LogFormat, Setting, Size};
 
 /// Smallest largest head: what the HTTP library needs.
 const HEADER_BYTES_MIN: u64 = 8 << 10;
@@ -123,6 +123,15 @@ settings! {
     /// How long running requests may go on after the server has been told to stop.
     http_drain_timeout: Duration = "http.drain_timeout", "30s";
 
+    /// Address of the listener for S3; `off` is none. What the other `http.` settings say holds for
+    /// it, too.
+    s3_address: Listener = "s3.address", "127.0.0.1:9000", short "LARDER_S3_ADDRESS";
+    /// Region that S3 clients must be set to.
+    s3_region: String = "s3.region", "us-east-1";
+    /// Domain below which S3 buckets are hosts, such as `s3.example.org` for
+    /// `bucket.s3.example.org`. Paths name them always.
+    s3_domain: Option<String> = "s3.domain", "none";
+
     /// File with the certificate of the server and those between it and its root, in PEM.
     tls_cert_file: Option<PathBuf> = "tls.cert_file", "none";
     /// File with the private key of the certificate, in PEM.
@@ -180,6 +189,8 @@ settings! {
 
     /// How long an unfinished upload is kept after its last byte arrived.
     upload_session_ttl: Duration = "upload.session_ttl", "1h";
+    /// The same for an S3 multipart upload.
+    upload_multipart_ttl: Duration = "upload.multipart_ttl", "7d";
     /// Pause between two searches for abandoned uploads.
     upload_sweep_interval: Duration = "upload.sweep_interval", "5m";
     /// Most unfinished uploads that one user may have.
@@ -250,6 +261,11 @@ settings! {
     root_password: Option<Secret> = "root.password", "none", short "LARDER_ROOT_PASSWORD";
 }
 
+/// Whether a text is made of ASCII letters, digits and `more`.
+fn is_name(text: &str, more: &[char]) -> bool {
+    text.chars().all(|char| char.is_ascii_alphanumeric() || more.contains(&char))
+}
+
 fn read_one<T: Setting>(values: &Values, name: &str, problems: &mut Problems) -> Option<T> {
     let value = values.get(name)?;
     T::parse(&value.text)
@@ -294,6 +310,14 @@ impl Config {
         }
         if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
             problems.push("tls.cert_file and tls.key_file: give both or none".to_owned());
+        }
+        if !is_name(&self.s3_region, &['-', '_']) {
+            problems.push(format!("s3.region = {:?}: letters, digits, `-`", self.s3_region));
+        }
+        if let Some(domain) = &self.s3_domain
+            && !is_name(domain, &['-', '.'])
+        {
+            problems.push(format!("s3.domain = {domain:?}: the name of a host is needed"));
         }
         if self.http_header_bytes_max.bytes() < HEADER_BYTES_MIN {
             problems.push(format!("http.header_bytes_max must be at least {HEADER_BYTES_MIN}"));

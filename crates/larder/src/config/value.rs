@@ -73,6 +73,24 @@ impl Setting for SocketAddr {
     }
 }
 
+/// The address of a listener that can be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listener(pub(crate) Option<SocketAddr>);
+
+impl Setting for Listener {
+    const FORM: &'static str = "address or off";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => text
+                .parse()
+                .map(|address| Self(Some(address)))
+                .map_err(|_| "IP:PORT is needed, such as 127.0.0.1:9000, or `off`".to_owned()),
+        }
+    }
+}
+
 impl Setting for usize {
     const FORM: &'static str = "number";
 
