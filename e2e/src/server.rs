@@ -3,7 +3,7 @@
 //! Promises: the process is on ports of its own on loopback and ends with its [`Server`]; what it
 //! logs is kept beside its data, and a line at level ERROR or a panic that the test did not
 //! announce fails the test.
-//! Relies on: the line `larder ready http=ADDRESS` (or `https=`) on standard output.
+//! Relies on: the line `larder ready http=ADDRESS s3=ADDRESS` (or `https=`) on standard output.
 
 use std::{
     env,
@@ -103,6 +103,7 @@ pub struct Server {
 struct Process {
     child: Child,
     addr: SocketAddr,
+    s3: SocketAddr,
     ready: Duration,
 }
 
@@ -138,6 +139,12 @@ impl Server {
     #[track_caller]
     pub fn addr(&self) -> SocketAddr {
         self.running().addr
+    }
+
+    /// Where it listens for S3 clients; their key pair is [`USER`] and [`PASSWORD`].
+    #[track_caller]
+    pub fn s3(&self) -> SocketAddr {
+        self.running().s3
     }
 
     /// How long the last start took until it was ready.
@@ -176,8 +183,8 @@ impl Server {
         let stdout = child.stdout.take().expect("standard output is piped");
         let ready = watch(stdout, self.open_log());
         match ready.recv_timeout(START_PATIENCE) {
-            Ok(addr) => {
-                self.process = Some(Process { child, addr, ready: started.elapsed() });
+            Ok((addr, s3)) => {
+                self.process = Some(Process { child, addr, s3, ready: started.elapsed() });
                 Ok(())
             }
             Err(why) => {
@@ -357,23 +364,24 @@ pub fn cli(server: &Server) -> Command {
 }
 
 /// Keeps what the server says, and passes on the address once it is ready.
-fn watch(stdout: std::process::ChildStdout, mut log: File) -> mpsc::Receiver<SocketAddr> {
+fn watch(stdout: std::process::ChildStdout, mut log: File) -> mpsc::Receiver<(SocketAddr, SocketAddr)> {
     let (send, receive) = mpsc::sync_channel(1);
     let reader = thread::Builder::new().name("server-output".to_owned());
     let read = move || {
         let mut send = Some(send);
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             let ready = line.strip_prefix("larder ready ").and_then(|rest| {
-                let mut words = rest.split_whitespace();
-                let address = |word: &str| {
-                    let rest = word.strip_prefix("https=").or(word.strip_prefix("http="));
-                    rest?.parse().ok()
+                let address = |names: &[&str]| {
+                    let mut words = rest.split_whitespace();
+                    words.find_map(|word| {
+                        names.iter().find_map(|name| word.strip_prefix(name))?.parse().ok()
+                    })
                 };
-                words.find_map(address)
+                address(&["https=", "http="]).zip(address(&["s3="]))
             });
-            if let (Some(addr), Some(send)) = (ready, send.take_if(|_| ready.is_some())) {
+            if let (Some(addresses), Some(send)) = (ready, send.take_if(|_| ready.is_some())) {
                 // Nobody waits any more if the test has given up.
-                send.send(addr).ok();
+                send.send(addresses).ok();
             }
             // The log is for people: a full disk must not end the test here.
             writeln!(log, "{line}").ok();

@@ -37,6 +37,7 @@ mod quota;
 mod races;
 mod resume;
 mod revisions;
+mod s3clients;
 mod sessions;
 mod sessionsteps;
 mod shares;

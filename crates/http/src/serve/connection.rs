@@ -102,7 +102,11 @@ pub(super) async fn serve<S: Service>(
         Box::pin(async move {
             pulse.enter(Phase::Busy);
             // To read such a body would ask for it.
-            let drain = !request.headers().contains_key(header::EXPECT);
+            let expects = request.headers().contains_key(header::EXPECT);
+            let drain = !expects;
+            // There is nothing to ask for, so no 100 is sent; botocore takes such an answer for
+            // that of its next request on this connection as well.
+            let unasked = expects && request.body().is_end_stream();
             let request = request.map(|body| Received::new(body, remains));
             let begun = AssertUnwindSafe(service.call(request, peer)).catch_unwind();
             let answer = begun.await;
@@ -111,7 +115,7 @@ pub(super) async fn serve<S: Service>(
                 status.count_cut(Cut::Body);
             }
             // At a drain the order to close may come later than this answer.
-            if !remains.clear(env, drain).await || status.draining() {
+            if !remains.clear(env, drain).await || unasked || status.draining() {
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));

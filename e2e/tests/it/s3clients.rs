@@ -1,0 +1,168 @@
+//! S3 by the clients that people use, as they are: boto3, awscli, s3cmd, rclone, restic, minio-py;
+//! and what they were told is theirs although the server dies.
+//!
+//! Not here: every behaviour of the protocol (the ceph suite is run by hand, docs/s3.md).
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use larder_e2e::{
+    oracle,
+    server::{PASSWORD, Server, USER},
+    tool::{self, Dice, knob},
+};
+use serde_json::Value;
+
+/// The packages of the clients, or why they are not here.
+fn packages() -> Result<PathBuf, String> {
+    tool::which("python3").ok_or("python3 is not installed")?;
+    tool::installed("s3")
+}
+
+fn boto(server: &Server, packages: &Path, mode: &str) -> Command {
+    let mut command = Command::new("python3");
+    command
+        .arg(tool::script("s3/boto.py"))
+        .args([&format!("http://{}", server.s3()), USER, PASSWORD, mode])
+        .env("PYTHONPATH", packages)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn json(mut command: Command) -> Value {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn boto3_finds_what_programs_rely_on() {
+    let packages = match packages() {
+        Ok(packages) => packages,
+        Err(why) => return tool::skip("boto3_finds_what_programs_rely_on", why),
+    };
+    let server = Server::start();
+    let results = json(boto(&server, &packages, "check"));
+    assert_eq!(results["failed"], serde_json::json!({}));
+    assert!(results["passed"].as_array().unwrap().len() >= 8, "{results}");
+}
+
+#[track_caller]
+fn shell(client: &str) {
+    let test = format!("s3clients::{client}");
+    let packages = match packages() {
+        Ok(packages) => packages,
+        Err(why) => return tool::skip(&test, why),
+    };
+    if client == "restic" && tool::which(client).is_none() {
+        return tool::skip(&test, "restic is not installed");
+    }
+    let server = Server::start();
+    let scratch = server.scratch().join("client");
+    fs::create_dir(&scratch).unwrap();
+    let output = Command::new("bash")
+        .arg(tool::script("s3/clients.sh"))
+        .args([client, &server.s3().to_string(), USER, PASSWORD])
+        .args([&packages, &scratch])
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
+    assert!(output.status.success(), "{client}: {}", said.concat());
+}
+
+#[test]
+fn awscli_syncs_copies_moves_and_removes() {
+    shell("awscli");
+}
+
+#[test]
+fn s3cmd_syncs_copies_and_removes() {
+    shell("s3cmd");
+}
+
+#[test]
+fn rclone_syncs_and_finds_no_difference() {
+    shell("rclone");
+}
+
+#[test]
+fn restic_backs_up_checks_restores_and_prunes() {
+    shell("restic");
+}
+
+#[test]
+fn minio_py_uploads_copies_and_removes() {
+    shell("minio");
+}
+
+/// Botocore keeps an answer that came without `100 Continue` for the next request, too.
+#[test]
+fn an_empty_body_that_was_not_asked_for_ends_the_connection() {
+    let server = Server::start();
+    let mut stream = TcpStream::connect(server.addr()).unwrap();
+    let head = "PUT /v1/spaces/home/files/empty HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\
+                Expect: 100-continue\r\nAuthorization: Basic ";
+    let basic = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"))
+    };
+    stream.write_all(format!("{head}{basic}\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    // To its end: the connection is closed.
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+}
+
+/// Objects and parts of 8 clients at once; `LARDER_E2E_KILLS` times the server is killed.
+#[test]
+fn what_s3_clients_were_told_is_stored_survives_a_kill() {
+    let packages = match packages() {
+        Ok(packages) => packages,
+        Err(why) => {
+            return tool::skip("what_s3_clients_were_told_is_stored_survives_a_kill", why);
+        }
+    };
+    let seed = Dice::seed();
+    let mut dice = Dice::new(seed);
+    let mut server = Server::start();
+    let made = Command::new("bash")
+        .arg("-c")
+        .arg("python3 -c 'import sys,boto3; boto3.client(\"s3\", endpoint_url=sys.argv[1], \
+              region_name=\"us-east-1\").create_bucket(Bucket=\"ledger\")' \"$0\"")
+        .arg(format!("http://{}", server.s3()))
+        .env("PYTHONPATH", &packages)
+        .envs([("AWS_ACCESS_KEY_ID", USER), ("AWS_SECRET_ACCESS_KEY", PASSWORD)])
+        .status();
+    assert!(made.unwrap().success());
+    let ledger = server.scratch().join("ledger");
+    for round in 0..knob("LARDER_E2E_KILLS", 4) {
+        let mut writer = boto(&server, &packages, "write")
+            .arg(&ledger)
+            .arg(round.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(1500 + dice.below(1500)));
+        server.kill9();
+        writer.wait().unwrap();
+        server.restart();
+        let mut verify = boto(&server, &packages, "verify");
+        verify.arg(&ledger);
+        let found = json(verify);
+        assert_eq!(found["lost"], serde_json::json!([]), "seed {seed}, round {round}: {found}");
+        assert!(found["noted"].as_u64().unwrap() > 0, "{found}");
+    }
+    oracle::clean(&server.client());
+}
