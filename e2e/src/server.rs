@@ -364,7 +364,10 @@ pub fn cli(server: &Server) -> Command {
 }
 
 /// Keeps what the server says, and passes on the address once it is ready.
-fn watch(stdout: std::process::ChildStdout, mut log: File) -> mpsc::Receiver<(SocketAddr, SocketAddr)> {
+fn watch(
+    stdout: std::process::ChildStdout,
+    mut log: File,
+) -> mpsc::Receiver<(SocketAddr, SocketAddr)> {
     let (send, receive) = mpsc::sync_channel(1);
     let reader = thread::Builder::new().name("server-output".to_owned());
     let read = move || {

@@ -18,6 +18,7 @@
 //!   `downloads::many_slow_readers_do_not_delay_writers`;
 //! * B3, exact quota by REST and tus at once:
 //!   `acceptance::ten_of_fifty_fit_by_rest_and_tus_at_once`,
+//!   `s3clients::ten_of_fifty_fit_by_rest_tus_and_s3_at_once`,
 //!   `sessions::the_quota_is_exact_whichever_way_the_bytes_come`,
 //!   `quota::exactly_as_many_uploads_succeed_as_fit`;
 //! * B7, a socket closed half way:

@@ -14,11 +14,13 @@ use std::{
 };
 
 use larder_e2e::{
+    client::Client,
     oracle,
+    race::race,
     server::{PASSWORD, Server, USER},
     tool::{self, Dice, knob},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The packages of the clients, or why they are not here.
 fn packages() -> Result<PathBuf, String> {
@@ -38,7 +40,7 @@ fn boto(server: &Server, packages: &Path, mode: &str) -> Command {
 }
 
 #[track_caller]
-fn json(mut command: Command) -> Value {
+fn parsed(mut command: Command) -> Value {
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
@@ -52,8 +54,8 @@ fn boto3_finds_what_programs_rely_on() {
         Err(why) => return tool::skip("boto3_finds_what_programs_rely_on", why),
     };
     let server = Server::start();
-    let results = json(boto(&server, &packages, "check"));
-    assert_eq!(results["failed"], serde_json::json!({}));
+    let results = parsed(boto(&server, &packages, "check"));
+    assert_eq!(results["failed"], json!({}));
     assert!(results["passed"].as_array().unwrap().len() >= 8, "{results}");
 }
 
@@ -138,8 +140,10 @@ fn what_s3_clients_were_told_is_stored_survives_a_kill() {
     let mut server = Server::start();
     let made = Command::new("bash")
         .arg("-c")
-        .arg("python3 -c 'import sys,boto3; boto3.client(\"s3\", endpoint_url=sys.argv[1], \
-              region_name=\"us-east-1\").create_bucket(Bucket=\"ledger\")' \"$0\"")
+        .arg(
+            "python3 -c 'import sys,boto3; boto3.client(\"s3\", endpoint_url=sys.argv[1], \
+              region_name=\"us-east-1\").create_bucket(Bucket=\"ledger\")' \"$0\"",
+        )
         .arg(format!("http://{}", server.s3()))
         .env("PYTHONPATH", &packages)
         .envs([("AWS_ACCESS_KEY_ID", USER), ("AWS_SECRET_ACCESS_KEY", PASSWORD)])
@@ -160,9 +164,65 @@ fn what_s3_clients_were_told_is_stored_survives_a_kill() {
         server.restart();
         let mut verify = boto(&server, &packages, "verify");
         verify.arg(&ledger);
-        let found = json(verify);
-        assert_eq!(found["lost"], serde_json::json!([]), "seed {seed}, round {round}: {found}");
+        let found = parsed(verify);
+        assert_eq!(found["lost"], json!([]), "seed {seed}, round {round}: {found}");
         assert!(found["noted"].as_u64().unwrap() > 0, "{found}");
     }
     oracle::clean(&server.client());
+}
+
+/// Row B3 of the acceptance table, with S3: presigned, so that all of them start together.
+#[test]
+fn ten_of_fifty_fit_by_rest_tus_and_s3_at_once() {
+    let packages = match packages() {
+        Ok(packages) => packages,
+        Err(why) => return tool::skip("ten_of_fifty_fit_by_rest_tus_and_s3_at_once", why),
+    };
+    let server = Server::start();
+    let root = server.client();
+    for (round, piece) in [20_000usize, 300_001].into_iter().enumerate() {
+        let name = format!("exact-{round}");
+        let client = root.project(&name, &json!({"limits": {"live": 10 * piece}}));
+        let keys: Vec<String> = (0..50).map(|number| format!("f{number}")).collect();
+        let mut urls = boto(&server, &packages, "urls");
+        urls.arg(&name).args(&keys);
+        let urls = parsed(urls);
+        let s3 = server.s3();
+        let answers = race(&client, 50, |number, client| {
+            let body = vec![number as u8; piece];
+            let path = &keys[number];
+            let length = piece.to_string();
+            match number % 3 {
+                0 => client.put(path, &body),
+                1 => {
+                    let target = format!("/v1/uploads?space={name}&path={path}");
+                    let headers = [
+                        ("Tus-Resumable", "1.0.0"),
+                        ("Content-Type", "application/offset+octet-stream"),
+                        ("Upload-Length", &*length),
+                    ];
+                    client.send("POST", &target, &headers, Some(&body))
+                }
+                _ => {
+                    let target = urls[number].as_str().unwrap();
+                    Client::anonymous(s3).send("PUT", target, &[], Some(&body))
+                }
+            }
+        });
+        let stored = answers.iter().filter(|a| [200, 201].contains(&a.status)).count();
+        assert_eq!(stored, 10, "{:?}", answers.iter().map(|a| a.status).collect::<Vec<_>>());
+        for refused in answers.iter().filter(|a| ![200, 201].contains(&a.status)) {
+            // Each protocol has its own word for it.
+            assert!([507, 403].contains(&refused.status), "{refused}");
+        }
+        assert_eq!((client.usage().live, client.list("").len()), (10 * piece as u64, 10));
+        // What came over S3 is a file like any other.
+        let over_s3 = (0..50).filter(|number| number % 3 == 2 && answers[*number].status == 200);
+        for number in over_s3 {
+            assert_eq!(client.revisions(&keys[number]).len(), 1);
+            assert_eq!(client.get(&keys[number]).body, vec![number as u8; piece]);
+        }
+        oracle::conserved(&client);
+    }
+    oracle::all_is_well(&server, &root);
 }

@@ -4,6 +4,7 @@ boto.py ENDPOINT KEY SECRET check [NAME...]    runs the checks, prints one JSON 
 boto.py ENDPOINT KEY SECRET write LEDGER SEED  writes objects until the server goes, noting each
                                                that was acknowledged
 boto.py ENDPOINT KEY SECRET verify LEDGER      reads back what was noted
+boto.py ENDPOINT KEY SECRET urls BUCKET KEY... presigned URLs, to put these keys
 """
 
 import concurrent.futures
@@ -332,10 +333,21 @@ def verify(path):
     print(json.dumps({"noted": len(noted), "lost": lost}))
 
 
+def urls(name, keys):
+    """Presigned URLs to put these keys."""
+    made = [
+        s3.generate_presigned_url("put_object", {"Bucket": name, "Key": key}, ExpiresIn=600)
+        for key in keys
+    ]
+    print(json.dumps([url.removeprefix(ENDPOINT) for url in made]))
+
+
 if __name__ == "__main__":
     mode, rest = sys.argv[4], sys.argv[5:]
     if mode == "check":
         check(rest)
+    elif mode == "urls":
+        urls(rest[0], rest[1:])
     elif mode == "write":
         write(rest[0], int(rest[1]))
     else:
