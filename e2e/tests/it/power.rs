@@ -6,7 +6,8 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -22,7 +23,7 @@ use larder_e2e::{
 };
 use serde_json::json;
 
-use crate::diskfull::Disk;
+use crate::{diskfull::Disk, s3clients};
 
 const WRITERS: u32 = 6;
 const PATHS: u64 = 40;
@@ -158,12 +159,12 @@ fn grant_or_revoke(client: &Client, writer: u32, share: &mut Option<String>) -> 
 
 /// The disk as it was at one moment between two.
 struct Cut {
-    image: std::path::PathBuf,
+    image: PathBuf,
     begun: Instant,
     ended: Instant,
 }
 
-fn cut(disk: &Path, image: std::path::PathBuf) -> Cut {
+fn cut(disk: &Path, image: PathBuf) -> Cut {
     let begun = Instant::now();
     let (from, to) = (disk.to_string_lossy(), image.to_string_lossy());
     run("cp", ["--reflink=always", &from, &to]).unwrap();
@@ -247,6 +248,44 @@ fn no_grant_lost(client: &Client, histories: &[History], cut: &Cut) {
     }
 }
 
+/// Writes objects over S3 and notes what is acknowledged.
+struct S3Writer {
+    process: Child,
+    ledger: PathBuf,
+    packages: PathBuf,
+}
+
+impl S3Writer {
+    /// Starts one, if the client is installed.
+    fn start(server: &Server, client: &Client) -> Option<Self> {
+        let packages = match s3clients::packages() {
+            Ok(packages) => packages,
+            Err(why) => {
+                skip("power cut of objects", why);
+                return None;
+            }
+        };
+        s3clients::make_ledger(client);
+        let ledger = server.scratch().join("ledger");
+        let mut write = s3clients::boto(server, &packages, "write");
+        write.arg(&ledger).arg("1").stdout(Stdio::null()).stderr(Stdio::null());
+        let process = write.spawn().unwrap();
+        Some(Self { process, ledger, packages })
+    }
+
+    /// Whole lines of what was acknowledged until now.
+    fn noted(&self) -> String {
+        let text = fs::read_to_string(&self.ledger).unwrap_or_default();
+        text.rsplit_once('\n').map(|(lines, _)| format!("{lines}\n")).unwrap_or_default()
+    }
+
+    fn stop(mut self) -> PathBuf {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.packages
+    }
+}
+
 /// The disk that can be cloned, and a server on it; `Err` says why that cannot be had here.
 fn prepare(disk: &mut Disk) -> Result<Server, String> {
     let outer = disk.file("outer.img");
@@ -275,9 +314,10 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         client.put(&format!("w{writer}/own"), b"own").expect(201);
     }
     client.make_user("friend");
+    let s3 = S3Writer::start(&server, &client);
     let done = AtomicBool::new(false);
     let mut dice = Dice::new(Dice::seed());
-    let mut cuts = Vec::new();
+    let (mut cuts, mut ledgers) = (Vec::new(), Vec::new());
     let histories: Vec<History> = thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -288,22 +328,36 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         for number in 0..cuts_wanted {
             thread::sleep(Duration::from_millis(300 + dice.below(700)));
             let image = disk.file("outer").join(format!("cut{number}.img"));
+            let before = s3.as_ref().map(S3Writer::noted);
             cuts.push(cut(&disk.file("outer").join("disk.img"), image));
+            ledgers.push(before.zip(s3.as_ref().map(S3Writer::noted)));
         }
         done.store(true, Ordering::SeqCst);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
+    let packages = s3.map(S3Writer::stop);
     drop(server);
     let acked: usize = histories.iter().flat_map(|history| &history.files).map(Vec::len).sum();
     let sessions: usize = histories.iter().map(|history| history.sessions.len()).sum();
     let grants: usize = histories.iter().map(|history| history.grants.len()).sum();
-    for (number, cut) in cuts.iter().enumerate() {
+    let mut objects = 0;
+    for (number, (cut, ledger)) in cuts.iter().zip(&ledgers).enumerate() {
         let place = disk.mount(&cut.image, &format!("cut{number}")).unwrap();
         let mut server = Options::default().data(&place.join("data")).start();
         let client = server.client();
         nothing_lost(&client, &histories, cut);
         no_grant_lost(&client, &histories, cut);
         no_session_lost(&client, &histories, cut);
+        if let (Some((before, after)), Some(packages)) = (ledger, &packages) {
+            let files = ["before", "after"].map(|name| server.scratch().join(name));
+            fs::write(&files[0], before).unwrap();
+            fs::write(&files[1], after).unwrap();
+            let mut verify = s3clients::boto(&server, packages, "verify");
+            verify.args(&files);
+            let found = s3clients::parsed(verify);
+            assert_eq!(found["lost"], json!([]), "{found}");
+            objects += found["noted"].as_u64().unwrap();
+        }
         oracle::all_is_well(&server, &client);
         client.put("after", &[1; 300_000]).expect(201);
         server.stop();
@@ -312,7 +366,8 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
         fs::remove_file(&cut.image).unwrap();
     }
     tool::say(format_args!(
-        "{} power cuts, {acked} files, {sessions} sessions, {grants} grants acknowledged",
+        "{} power cuts, {acked} files, {sessions} sessions, {grants} grants acknowledged; \
+         {objects} objects in the ledgers of the cuts",
         cuts.len()
     ));
 }

@@ -23,12 +23,12 @@ use larder_e2e::{
 use serde_json::{Value, json};
 
 /// The packages of the clients, or why they are not here.
-fn packages() -> Result<PathBuf, String> {
+pub(crate) fn packages() -> Result<PathBuf, String> {
     tool::which("python3").ok_or("python3 is not installed")?;
     tool::installed("s3")
 }
 
-fn boto(server: &Server, packages: &Path, mode: &str) -> Command {
+pub(crate) fn boto(server: &Server, packages: &Path, mode: &str) -> Command {
     let mut command = Command::new("python3");
     command
         .arg(tool::script("s3/boto.py"))
@@ -40,7 +40,7 @@ fn boto(server: &Server, packages: &Path, mode: &str) -> Command {
 }
 
 #[track_caller]
-fn parsed(mut command: Command) -> Value {
+pub(crate) fn parsed(mut command: Command) -> Value {
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
@@ -126,6 +126,12 @@ fn an_empty_body_that_was_not_asked_for_ends_the_connection() {
     assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
 }
 
+/// The bucket that `boto.py write` writes to.
+#[track_caller]
+pub(crate) fn make_ledger(client: &Client) {
+    client.json("POST", "/v1/spaces", &json!({"name": "ledger", "kind": "bucket"})).expect(201);
+}
+
 /// Objects and parts of 8 clients at once; `LARDER_E2E_KILLS` times the server is killed.
 #[test]
 fn what_s3_clients_were_told_is_stored_survives_a_kill() {
@@ -138,17 +144,7 @@ fn what_s3_clients_were_told_is_stored_survives_a_kill() {
     let seed = Dice::seed();
     let mut dice = Dice::new(seed);
     let mut server = Server::start();
-    let made = Command::new("bash")
-        .arg("-c")
-        .arg(
-            "python3 -c 'import sys,boto3; boto3.client(\"s3\", endpoint_url=sys.argv[1], \
-              region_name=\"us-east-1\").create_bucket(Bucket=\"ledger\")' \"$0\"",
-        )
-        .arg(format!("http://{}", server.s3()))
-        .env("PYTHONPATH", &packages)
-        .envs([("AWS_ACCESS_KEY_ID", USER), ("AWS_SECRET_ACCESS_KEY", PASSWORD)])
-        .status();
-    assert!(made.unwrap().success());
+    make_ledger(&server.client());
     let ledger = server.scratch().join("ledger");
     for round in 0..knob("LARDER_E2E_KILLS", 4) {
         let mut writer = boto(&server, &packages, "write")

@@ -3,7 +3,8 @@
 boto.py ENDPOINT KEY SECRET check [NAME...]    runs the checks, prints one JSON object
 boto.py ENDPOINT KEY SECRET write LEDGER SEED  writes objects until the server goes, noting each
                                                that was acknowledged
-boto.py ENDPOINT KEY SECRET verify LEDGER      reads back what was noted
+boto.py ENDPOINT KEY SECRET verify LEDGER [LATER]
+                                               reads back what was noted, ends open uploads
 boto.py ENDPOINT KEY SECRET urls BUCKET KEY... presigned URLs, to put these keys
 """
 
@@ -305,12 +306,21 @@ def write(path, seed):
                 done.exception()
 
 
-def verify(path):
-    noted = {}
+def verify(path, later=None):
+    """`later` is the ledger of a moment after the server went: what had been begun until then."""
+    noted, begun = {}, set()
     with open(path) as ledger:
         for line in ledger:
             key, said = line.split()
             noted[key] = said
+    with open(later or path) as ledger:
+        for line in ledger:
+            key, said = line.split()
+            if said == "-":
+                begun.add(key)
+    for key in begun:
+        if noted.get(key) not in (None, "gone"):
+            noted[key] = "-"
     lost = []
 
     def look(item):
@@ -330,6 +340,8 @@ def verify(path):
         listed |= {one["Key"] for one in page.get("Contents", [])}
     there = {key for key, said in noted.items() if said not in ("-", "gone")}
     lost += [f"{key} is not listed" for key in there - listed]
+    for one in s3.list_multipart_uploads(Bucket=LEDGER).get("Uploads", []):
+        s3.abort_multipart_upload(Bucket=LEDGER, Key=one["Key"], UploadId=one["UploadId"])
     print(json.dumps({"noted": len(noted), "lost": lost}))
 
 
@@ -351,4 +363,4 @@ if __name__ == "__main__":
     elif mode == "write":
         write(rest[0], int(rest[1]))
     else:
-        verify(rest[0])
+        verify(*rest)
