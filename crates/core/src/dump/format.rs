@@ -435,12 +435,12 @@ impl Parsed {
         })
     }
 
-    /// The revision of a file that it is.
+    /// The revision of a file that it is, if that has content.
     pub(crate) fn file(&self) -> Option<&FileState> {
         match self {
             Self::Dirent(Dirent { body: DirentBody::File(state), .. })
             | Self::Trashed(Trashed { body: TrashedBody::File(state), .. })
-            | Self::Revision(state) => Some(state),
+            | Self::Revision(state) => Some(state).filter(|state| !state.is_marker()),
             _ => None,
         }
     }
@@ -450,7 +450,7 @@ impl Parsed {
         match self {
             Self::Dirent(Dirent { body: DirentBody::File(state), .. })
             | Self::Trashed(Trashed { body: TrashedBody::File(state), .. })
-            | Self::Revision(state) => Some(state),
+            | Self::Revision(state) => Some(state).filter(|state| !state.is_marker()),
             _ => None,
         }
     }

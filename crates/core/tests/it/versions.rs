@@ -323,3 +323,31 @@ fn of_puts_and_deletes_at_once_every_one_leaves_its_version() {
         fixture.assert_clean().await;
     });
 }
+
+#[test]
+fn versions_and_markers_come_back_from_a_dump() {
+    runtime().block_on(async {
+        let fixture = Fixture::new().await;
+        let bucket = bucket(&fixture, Versioning::Enabled).await;
+        for (key, body) in [("a", "one"), ("a", "two"), ("b", "three")] {
+            put(&fixture, &bucket, key, body).await.unwrap();
+        }
+        delete(&fixture, &bucket, "a", None).await.unwrap();
+        put(&fixture, &bucket, "b", "four").await.unwrap();
+        delete(&fixture, &bucket, "b", None).await.unwrap();
+        put(&fixture, &bucket, "b", "five").await.unwrap();
+        let before = listed(&fixture, &bucket, 10).await;
+        let mut dump = fixture.larder.dump(&fixture.root, None).await.unwrap();
+        let other = Fixture::new().await;
+        let mut load = other.larder.load(&other.root).unwrap();
+        while let Some(bytes) = dump.next().await.unwrap() {
+            load.write(bytes).await.unwrap();
+        }
+        load.finish().await.unwrap();
+        let bucket = other.larder.bucket(&other.root, "versions").await.unwrap();
+        assert_eq!(listed(&other, &bucket, 10).await, before);
+        assert_eq!(get(&other, &bucket, "b", None).await.unwrap().1, "five");
+        other.assert_clean().await;
+        fixture.assert_clean().await;
+    });
+}
