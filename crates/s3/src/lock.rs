@@ -44,7 +44,11 @@ pub(crate) struct Asked<'a> {
 
 impl Asked<'_> {
     /// Retention and legal hold of an object in this bucket.
-    pub(crate) fn read(self, now: Timestamp, bucket: &Bucket) -> S3Result<(Option<Retention>, bool)> {
+    pub(crate) fn read(
+        self,
+        now: Timestamp,
+        bucket: &Bucket,
+    ) -> S3Result<(Option<Retention>, bool)> {
         if self.mode.is_none() && self.until.is_none() && self.hold.is_none() {
             return Ok((None, false));
         }
@@ -102,14 +106,22 @@ pub(crate) fn shown_hold(object: &ObjectEntry) -> Option<ObjectLockLegalHoldStat
 
 /// An end of retention, which must be to come.
 fn future(until: &dto::Timestamp, now: Timestamp) -> S3Result<Timestamp> {
-    let mut text = Vec::new();
-    let formatted = until.format(TimestampFormat::DateTime, &mut text).ok();
-    let parsed = formatted.and_then(|()| std::str::from_utf8(&text).ok()?.parse().ok());
-    match parsed {
+    match millis(until).map(Timestamp::from_millis) {
         Some(until) if until > now => Ok(until),
         Some(_) => Err(s3_error!(InvalidArgument, "the retention must end in the future")),
         None => Err(s3_error!(InvalidArgument, "the end of the retention is no date")),
     }
+}
+
+/// Milliseconds since 1970 of a time of the library's, which tells them only as a text: seconds,
+/// and a fraction of them. Its text of a date drops the offset from UTC.
+fn millis(time: &dto::Timestamp) -> Option<i64> {
+    let mut text = Vec::new();
+    time.format(TimestampFormat::EpochSeconds, &mut text).ok()?;
+    let text = std::str::from_utf8(&text).ok()?;
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let fraction: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    seconds.parse::<i64>().ok()?.checked_mul(1000)?.checked_add(fraction)
 }
 
 fn need_lock(bucket: &Bucket) -> S3Result<()> {
@@ -372,8 +384,7 @@ mod tests {
             let mode = mode.map(ObjectLockMode::from_static);
             let until = until.map(date);
             let hold = hold.map(ObjectLockLegalHoldStatus::from_static);
-            let asked =
-                Asked { mode: mode.as_ref(), until: until.as_ref(), hold: hold.as_ref() };
+            let asked = Asked { mode: mode.as_ref(), until: until.as_ref(), hold: hold.as_ref() };
             asked.read(NOW, &locked).map_err(|error| error.code().as_str().to_owned())
         };
         let (later, earlier) = (Some("2026-01-01T01:00:00.5+01:00"), Some("2025-01-01T00:00:00Z"));
@@ -397,6 +408,17 @@ mod tests {
         let refused = asked.read(NOW, &bucket(None)).expect_err("no lock");
         assert_eq!(refused.code().as_str(), "InvalidRequest");
         assert!(Asked::default().read(NOW, &bucket(None)).is_ok());
+    }
+
+    #[test]
+    fn times_keep_their_offset_and_their_milliseconds() {
+        for text in ["2140-01-01T00:00:00.001Z", "2030-06-30T12:00:00.123Z", "2026-01-01T00:00:00Z"]
+        {
+            let expected: Timestamp = text.parse().expect("a time");
+            assert_eq!(millis(&date(text)), Some(expected.millis()), "{text}");
+        }
+        let same = millis(&date("2030-01-01T02:00:00.25+02:00"));
+        assert_eq!(same, millis(&date("2030-01-01T00:00:00.25Z")));
     }
 
     fn configured(

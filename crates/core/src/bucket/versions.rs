@@ -389,7 +389,7 @@ fn may_retain(
     txn: &Txn,
 ) -> Result<()> {
     let Some(before) = before.filter(|before| before.until > txn.now) else { return Ok(()) };
-    // Another mode is no longer retention: who made it one of governance wants to be able to end it.
+    // Another mode is not a longer one: what is of governance was meant to be ended by somebody.
     let longer = next.is_some_and(|next| next.until >= before.until && next.mode == before.mode);
     let weaker = before.mode == RetentionMode::Governance && bypass;
     if longer || weaker {

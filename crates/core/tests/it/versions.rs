@@ -5,9 +5,9 @@
 use bytes::Bytes;
 use larder_base::ErrorKind;
 use larder_core::{
-    Access, Bucket, Caller, Conditions, KeyEntry, KeyListing, LockRules, ObjectChange, Removed, Result, Retention,
-    RetentionMode, Scope, SpaceRef, UploadOptions, VersionId, VersionListing, Versioning,
-    testing::Fixture,
+    Access, Bucket, Caller, Conditions, KeyEntry, KeyListing, LockRules, ObjectChange, Removed,
+    Result, Retention, RetentionMode, Scope, SpaceRef, UploadOptions, VersionId, VersionListing,
+    Versioning, testing::Fixture,
 };
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 

@@ -49,22 +49,7 @@ pub(crate) async fn copy(
 ) -> Answer<CopyObjectOutput> {
     let S3Request { input, headers, .. } = request;
     Call::check_key(&input.key)?;
-    let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
-        None | Some(MetadataDirective::COPY) => false,
-        Some(MetadataDirective::REPLACE) => true,
-        Some(_) => {
-            let message = "x-amz-metadata-directive must be COPY or REPLACE";
-            return Err(s3_error!(InvalidArgument, "{message}"));
-        }
-    };
-    let tagging = match input.tagging_directive.as_ref().map(TaggingDirective::as_str) {
-        None | Some(TaggingDirective::COPY) => false,
-        Some(TaggingDirective::REPLACE) => true,
-        Some(_) => {
-            let message = "x-amz-tagging-directive must be COPY or REPLACE";
-            return Err(s3_error!(InvalidArgument, "{message}"));
-        }
-    };
+    let (replace, tagging) = directives(&input)?;
     let algorithm =
         input.checksum_algorithm.as_ref().map(|name| checksum::algorithm(name.as_str()));
     let algorithm = algorithm.transpose()?;
@@ -133,6 +118,27 @@ pub(crate) async fn copy(
         version_id: (to.versioning != Versioning::Off).then(|| copied.version.to_string()),
         ..Default::default()
     }))
+}
+
+/// Whether metadata, and whether tags, are as the request says, not as they are with the source.
+fn directives(input: &CopyObjectInput) -> S3Result<(bool, bool)> {
+    let metadata = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
+        None | Some(MetadataDirective::COPY) => false,
+        Some(MetadataDirective::REPLACE) => true,
+        Some(_) => {
+            let message = "x-amz-metadata-directive must be COPY or REPLACE";
+            return Err(s3_error!(InvalidArgument, "{message}"));
+        }
+    };
+    let tagging = match input.tagging_directive.as_ref().map(TaggingDirective::as_str) {
+        None | Some(TaggingDirective::COPY) => false,
+        Some(TaggingDirective::REPLACE) => true,
+        Some(_) => {
+            let message = "x-amz-tagging-directive must be COPY or REPLACE";
+            return Err(s3_error!(InvalidArgument, "{message}"));
+        }
+    };
+    Ok((metadata, tagging))
 }
 
 fn asked_lock(input: &CopyObjectInput) -> Asked<'_> {

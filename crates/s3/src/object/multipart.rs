@@ -280,6 +280,7 @@ pub(crate) async fn complete(
         location: Some(format!("/{}/{}", input.bucket, larder_http::path::encode(&input.key))),
         bucket: Some(input.bucket),
         e_tag: Some(wire::etag(&object.etag)),
+        version_id: wire::version(&bucket, &object),
         key: Some(input.key),
         ..Default::default()
     };
