@@ -5,9 +5,10 @@
 use bytes::Bytes;
 use larder_base::ErrorKind;
 use larder_core::{
-    Access, Bucket, Caller, Conditions, KeyEntry, KeyListing, LockRules, ObjectChange, Removed,
-    Result, Retention, RetentionMode, Scope, SpaceRef, UploadOptions, VersionId, VersionListing,
-    Versioning, testing::Fixture,
+    Bucket, Caller, Conditions, KeyEntry, KeyListing, LockRules, NewShare, ObjectChange, Removed,
+    Result, Retention, RetentionMode, Role, ShareWith, SpaceRef, Target, UploadOptions, VersionId,
+    VersionListing, Versioning,
+    testing::{Fixture, fixture::path},
 };
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 
@@ -295,8 +296,11 @@ fn governance_is_bypassed_only_by_who_manages_the_bucket_and_says_so() {
             put(&fixture, bucket, "k", body).await.unwrap();
             ids.push(get(&fixture, bucket, "k", None).await.unwrap().0);
         }
-        let mut writer = root.clone();
-        writer.scope = Scope { access: Access::Write, spaces: None };
+        let writer = fixture.user("ann").await;
+        let target = Target::Path(SpaceRef::Id(bucket.id), path(""));
+        let with = ShareWith::User("ann".into());
+        let new = NewShare { target, with, role: Role::Editor, expires: None };
+        larder.create_share(root, new).await.unwrap();
         for id in &ids {
             assert_eq!(destroy(writer.clone(), *id).await.map_err(kind), Err(ErrorKind::Denied));
         }
