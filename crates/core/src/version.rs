@@ -7,7 +7,7 @@
 //!
 //! Promises: I-VER-1 of all that is written to a key of a versioned bucket nothing is destroyed
 //! but by name; I-VER-2 there is at most one version `null`; I-VER-3 what is locked is not
-//! destroyed by anything.
+//! destroyed by anything, except that who manages a bucket may bypass a governance retention.
 //!
 //! Not here: who asks for what (`upload`, `trash`, `bucket`).
 
@@ -22,7 +22,7 @@ use crate::{
     blob::References,
     error::{Error, Result},
     feed::{ChangeKind, Happened},
-    object::Versioning,
+    object::{RetentionMode, Versioning},
     quota::{self, delta},
     schema::{
         self, Dirent, DirentBody, FileState, Location, NO_BLOB, Origin, Place, Space, VersionMark,
@@ -115,7 +115,7 @@ impl Spot<'_> {
             if mark.named {
                 mark.null = null;
             } else if let Some(number) = null.filter(|_| old.named) {
-                let dropped = take_older(txn, self.id(), node, number, references).await?;
+                let dropped = take_older(txn, (self.id(), node), number, false, references).await?;
                 retained -= forget(&mut next, &dropped);
             }
         }
@@ -126,19 +126,21 @@ impl Spot<'_> {
 
     /// Destroys one version; answers it.
     ///
-    /// Errors: `NotFound` if there is none of this number; `Denied` if it is locked.
+    /// Errors: `NotFound` if there is none of this number; `Denied` if it is locked, unless that is
+    /// a governance retention and `bypass` says that it does not count.
     pub(crate) async fn destroy(
         &self,
         txn: &mut Txn,
         object: &Object,
         number: u64,
+        bypass: bool,
         references: &mut References,
     ) -> Result<FileState> {
         let (id, node) = (self.id(), object.node);
         txn.frees();
         if number != object.state.revision {
             let mut current = object.state.clone();
-            let dropped = take_older(txn, id, node, number, references).await?;
+            let dropped = take_older(txn, (id, node), number, bypass, references).await?;
             let retained = -forget(&mut current, &dropped);
             let mut mark = current.mark();
             mark.null = mark.null.filter(|null| *null != number);
@@ -146,7 +148,7 @@ impl Spot<'_> {
             self.write(txn, Some(object), node, &current, retained);
             return Ok(dropped);
         }
-        require_unlocked(txn, &object.state)?;
+        require_destroyable(txn, &object.state, bypass)?;
         references.release(object.state.blob);
         let start = schema::revisions_prefix(id, node);
         let end = schema::revision_key(id, node, number);
@@ -352,15 +354,15 @@ fn keep(
 /// Takes an older version away; answers it.
 async fn take_older(
     txn: &mut Txn,
-    space: SpaceId,
-    node: NodeId,
+    (space, node): (SpaceId, NodeId),
     number: u64,
+    bypass: bool,
     references: &mut References,
 ) -> Result<FileState> {
     let key = schema::revision_key(space, node, number);
     let stored = txn::get::<FileState>(&*txn.snapshot, &key).await?;
     let Stored { value, version } = stored.ok_or_else(|| Error::not_found("version"))?;
-    require_unlocked(txn, &value)?;
+    require_destroyable(txn, &value, bypass)?;
     txn.hold(key.clone(), version);
     txn.delete(key);
     references.release(value.blob);
@@ -372,6 +374,16 @@ fn forget(current: &mut FileState, dropped: &FileState) -> i64 {
     current.older = current.older.saturating_sub(1);
     current.older_bytes = current.older_bytes.saturating_sub(dropped.size);
     delta(dropped.size)
+}
+
+/// The same, where `bypass` says that a governance retention does not count.
+fn require_destroyable(txn: &Txn, state: &FileState, bypass: bool) -> Result<()> {
+    let VersionMark { retention, hold, .. } = state.mark();
+    let governed = retention.is_some_and(|retention| retention.mode == RetentionMode::Governance);
+    if bypass && governed && !hold {
+        return Ok(());
+    }
+    require_unlocked(txn, state)
 }
 
 /// Refuses to destroy what is locked (I-VER-3).

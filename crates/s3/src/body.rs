@@ -27,6 +27,7 @@ use larder_core::Error;
 use larder_http::{RequestBody, ResponseBody, body::PAUSE, rate::Pace};
 use s3s::{
     StdError,
+    crypto::{Checksum as _, Md5},
     dto::StreamingBlob,
     stream::{ByteStream, DynByteStream, RemainingLength},
 };
@@ -89,6 +90,8 @@ pub(crate) struct Reading {
     /// The digest that a document must have, so that another one is the client's mistake: of it
     /// the library says that it is ours.
     pub(crate) sha256: Option<String>,
+    /// The MD5 that a document must have, which the library does not look at.
+    pub(crate) md5: Option<Vec<u8>>,
     pub(crate) memory: Memory,
     pub(crate) env: Env,
 }
@@ -97,13 +100,14 @@ pub(crate) struct Reading {
 pub(crate) fn request(body: RequestBody, reading: Reading, trail: &Arc<Trail>) -> s3s::Body {
     let left = body.declared();
     let digest = reading.sha256.as_deref().and_then(Sha256::from_hex);
-    if left == Some(0) && reading.framing == Framing::Plain {
+    if left == Some(0) && reading.framing == Framing::Plain && reading.md5.is_none() {
         if digest.is_some_and(|digest| digest != Sha256::of(b"")) {
             trail.fail(mismatch());
         }
         return s3s::Body::empty();
     }
     let hash = digest.map(|expected| (Sha256Stream::default(), expected));
+    let md5 = reading.md5.map(|expected| (Md5::new(), expected));
     let frames = match reading.framing {
         Framing::Plain => None,
         Framing::Chunked { signed, content } => Some(Frames::new(signed, content)),
@@ -122,7 +126,7 @@ pub(crate) fn request(body: RequestBody, reading: Reading, trail: &Arc<Trail>) -
     };
     let pieces: Pieces = Box::pin(source.into_stream());
     let pieces = Mutex::new(pieces);
-    let wire: DynByteStream = Box::pin(Wire { pieces, left, hash, trail: Arc::clone(trail) });
+    let wire: DynByteStream = Box::pin(Wire { pieces, left, hash, md5, trail: Arc::clone(trail) });
     s3s::Body::from(wire)
 }
 
@@ -195,6 +199,7 @@ struct Wire {
     pieces: Mutex<Pieces>,
     left: Option<u64>,
     hash: Option<(Sha256Stream, Sha256)>,
+    md5: Option<(Md5, Vec<u8>)>,
     trail: Arc<Trail>,
 }
 
@@ -219,14 +224,32 @@ impl Stream for Wire {
                 {
                     this.trail.fail(mismatch());
                 }
-                Some(Ok(bytes))
+                if let Some((md5, _)) = &mut this.md5 {
+                    md5.update(&bytes);
+                }
+                // Of what has no length the end is only known when it has come.
+                let whole = if this.left == Some(0) { this.check_md5() } else { Ok(()) };
+                Some(whole.map(|()| bytes))
             }
             Some(Err(error)) => {
                 this.trail.fail(error);
                 Some(Err(Box::new(Broken)))
             }
-            None => None,
+            None => this.check_md5().err().map(Err),
         })
+    }
+}
+
+impl Wire {
+    /// Whether the body, which has ended, has the MD5 that was declared.
+    fn check_md5(&mut self) -> Result<(), StdError> {
+        let Some((md5, expected)) = self.md5.take() else { return Ok(()) };
+        if md5.finalize().as_slice() == expected {
+            return Ok(());
+        }
+        let detail = "the body does not have the MD5 of Content-MD5";
+        self.trail.fail(Error::new(ErrorKind::BadDigest, detail));
+        Err(Box::new(Broken))
     }
 }
 

@@ -16,7 +16,7 @@ use s3s::{
 use crate::{
     call::{Answer, Call},
     error::About,
-    wire,
+    lock, wire,
 };
 
 /// The region that has no name where one can be given.
@@ -42,16 +42,19 @@ pub(crate) async fn create(
         return Err(s3_error!(IllegalLocationConstraintException, "{message}"));
     }
     let name = &input.bucket;
+    let locked = input.object_lock_enabled_for_bucket.unwrap_or(false);
     match call.larder().create_bucket(&call.caller, name).await {
+        Ok(bucket) if locked => lock::enable(call, &bucket).await?,
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let known = call.larder().bucket(&call.caller, name).await.ok();
+            let lacks_lock = locked && known.as_ref().is_some_and(|bucket| bucket.lock.is_none());
             let own = known.is_some_and(|bucket| bucket.owner == call.caller.user);
             if !own {
                 return Err(s3_error!(BucketAlreadyExists, "the name is taken"));
             }
-            // The first region forgives it, as it always has.
-            if region != FIRST_REGION {
+            // The first region forgives it, as it always has; a lock is not given later.
+            if region != FIRST_REGION || lacks_lock {
                 let message = "the bucket is there already, and yours";
                 return Err(s3_error!(BucketAlreadyOwnedByYou, "{message}"));
             }

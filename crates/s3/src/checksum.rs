@@ -116,17 +116,20 @@ pub(crate) struct Verified {
     pub(crate) checksum: Option<ObjectChecksum>,
 }
 
+/// What is wrong with a `Content-MD5` that is none.
+pub(crate) const NO_MD5: &str = "Content-MD5 is no MD5 in base64";
+
+/// The MD5 that a request declares of its body.
+pub(crate) fn md5_declared(headers: &HeaderMap) -> S3Result<Option<Vec<u8>>> {
+    let Some(text) = header(headers, "content-md5") else { return Ok(None) };
+    let value = STANDARD.decode(text).ok().filter(|value| value.len() == 16);
+    value.map(Some).ok_or_else(|| s3_error!(InvalidDigest, "{NO_MD5}"))
+}
+
 impl Digests {
     /// What the headers of a request declare.
     pub(crate) fn new(headers: &HeaderMap) -> S3Result<Self> {
-        let md5_declared = match header(headers, "content-md5") {
-            None => None,
-            Some(text) => {
-                let value = STANDARD.decode(text).ok().filter(|value| value.len() == 16);
-                let message = "Content-MD5 is no MD5 in base64";
-                Some(value.ok_or_else(|| s3_error!(InvalidDigest, "{message}"))?)
-            }
-        };
+        let md5_declared = md5_declared(headers)?;
         let declared = declared(headers)?;
         let checksum = declared.map(|(algorithm, at)| (Hasher::new(algorithm), at));
         Ok(Self { md5: Md5::new(), md5_declared, checksum })

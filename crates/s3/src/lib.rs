@@ -27,8 +27,10 @@ mod error;
 mod framing;
 mod guard;
 mod host;
+mod lock;
 mod object;
 mod operations;
+mod tagging;
 mod unset;
 mod versioning;
 mod wire;
@@ -215,6 +217,11 @@ impl Inner {
         }
         let secret = auth::choose(self, &claim.access_key, &secrets, head).await;
         let secret = secret.ok_or_else(|| from_core(Error::internal("a key without secrets")))?;
+        let md5 = match claim.content {
+            true => None,
+            false => checksum::md5_declared(&head.headers)
+                .map_err(|_no_md5| Refusal::bad("InvalidDigest", checksum::NO_MD5))?,
+        };
         // A document is kept until it has been read.
         let document = if claim.content { 0 } else { declared(&body).min(XML_BYTES_MAX) };
         let _room = if document > XML_FREE_BYTES {
@@ -229,6 +236,7 @@ impl Inner {
         let reading = Reading {
             framing: claim.framing,
             sha256: claim.sha256.filter(|_| !claim.content),
+            md5,
             memory: self.larder.memory().clone(),
             env: self.env.clone(),
         };

@@ -9,8 +9,9 @@ use s3s::{S3, S3Request, S3Response, S3Result, dto};
 use crate::{
     bucket,
     call::Call,
+    lock,
     object::{copy, delete, get, list, multipart, put},
-    unset, versioning,
+    tagging, unset, versioning,
 };
 
 /// Declares the operations: method, name, what it takes and answers, and the function.
@@ -85,7 +86,31 @@ operations! {
             GetObjectAttributesInput GetObjectAttributesOutput get::attributes;
         get_object_acl "GetObjectAcl" GetObjectAclInput GetObjectAclOutput unset::object_acl;
         get_object_tagging "GetObjectTagging"
-            GetObjectTaggingInput GetObjectTaggingOutput unset::object_tagging;
+            GetObjectTaggingInput GetObjectTaggingOutput tagging::get;
+        put_object_tagging "PutObjectTagging"
+            PutObjectTaggingInput PutObjectTaggingOutput tagging::put;
+        delete_object_tagging "DeleteObjectTagging"
+            DeleteObjectTaggingInput DeleteObjectTaggingOutput tagging::delete;
+        get_bucket_tagging "GetBucketTagging"
+            GetBucketTaggingInput GetBucketTaggingOutput tagging::get_bucket;
+        put_bucket_tagging "PutBucketTagging"
+            PutBucketTaggingInput PutBucketTaggingOutput tagging::put_bucket;
+        delete_bucket_tagging "DeleteBucketTagging"
+            DeleteBucketTaggingInput DeleteBucketTaggingOutput tagging::delete_bucket;
+        get_object_lock_configuration "GetObjectLockConfiguration"
+            GetObjectLockConfigurationInput GetObjectLockConfigurationOutput
+            lock::get_configuration;
+        put_object_lock_configuration "PutObjectLockConfiguration"
+            PutObjectLockConfigurationInput PutObjectLockConfigurationOutput
+            lock::put_configuration;
+        get_object_retention "GetObjectRetention"
+            GetObjectRetentionInput GetObjectRetentionOutput lock::get_retention;
+        put_object_retention "PutObjectRetention"
+            PutObjectRetentionInput PutObjectRetentionOutput lock::put_retention;
+        get_object_legal_hold "GetObjectLegalHold"
+            GetObjectLegalHoldInput GetObjectLegalHoldOutput lock::get_hold;
+        put_object_legal_hold "PutObjectLegalHold"
+            PutObjectLegalHoldInput PutObjectLegalHoldOutput lock::put_hold;
         delete_object "DeleteObject" DeleteObjectInput DeleteObjectOutput delete::one;
         delete_objects "DeleteObjects" DeleteObjectsInput DeleteObjectsOutput delete::many;
         copy_object "CopyObject" CopyObjectInput CopyObjectOutput copy::copy;
@@ -117,14 +142,9 @@ operations! {
         get_bucket_lifecycle_configuration "GetBucketLifecycleConfiguration"
             GetBucketLifecycleConfigurationInput GetBucketLifecycleConfigurationOutput
             "NoSuchLifecycleConfiguration";
-        get_bucket_tagging "GetBucketTagging"
-            GetBucketTaggingInput GetBucketTaggingOutput "NoSuchTagSet";
         get_bucket_encryption "GetBucketEncryption"
             GetBucketEncryptionInput GetBucketEncryptionOutput
             "ServerSideEncryptionConfigurationNotFoundError";
-        get_object_lock_configuration "GetObjectLockConfiguration"
-            GetObjectLockConfigurationInput GetObjectLockConfigurationOutput
-            "ObjectLockConfigurationNotFoundError";
         get_public_access_block "GetPublicAccessBlock"
             GetPublicAccessBlockInput GetPublicAccessBlockOutput
             "NoSuchPublicAccessBlockConfiguration";

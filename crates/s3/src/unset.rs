@@ -8,8 +8,8 @@
 use s3s::{
     S3Request, S3Response,
     dto::{
-        GetBucketAclInput, GetBucketAclOutput, GetObjectAclInput, GetObjectAclOutput,
-        GetObjectTaggingInput, GetObjectTaggingOutput, Grant, Grantee, Permission, Type,
+        GetBucketAclInput, GetBucketAclOutput, GetObjectAclInput, GetObjectAclOutput, Grant,
+        Grantee, Permission, Type,
     },
 };
 
@@ -78,16 +78,4 @@ pub(crate) async fn object_acl(
         owner: Some(wire::owner(bucket.owner)),
         request_charged: None,
     }))
-}
-
-pub(crate) async fn object_tagging(
-    call: &Call,
-    request: S3Request<GetObjectTaggingInput>,
-) -> Answer<GetObjectTaggingOutput> {
-    let input = request.input;
-    let version = Call::version(input.version_id.as_deref())?;
-    let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let found = call.larder().object(&call.caller, &bucket, &input.key, version).await;
-    found.map_err(call.fails(About::Object))?;
-    Ok(S3Response::new(GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None }))
 }

@@ -18,7 +18,7 @@ use s3s::{
     s3_error,
 };
 
-use crate::call::header;
+use crate::{call::header, tagging};
 
 /// Most bytes of user metadata, names and values together.
 const METADATA_BYTES_MAX: usize = 2 << 10;
@@ -118,7 +118,7 @@ pub(crate) fn conditions(
     }
 }
 
-/// What the headers of a request say about an object.
+/// What the headers of a request say about an object: headers, metadata and tags.
 pub(crate) fn info(headers: &HeaderMap, metadata: Option<&Metadata>) -> S3Result<ObjectInfo> {
     let mut info = ObjectInfo::default();
     let mut length = 0;
@@ -158,6 +158,7 @@ pub(crate) fn info(headers: &HeaderMap, metadata: Option<&Metadata>) -> S3Result
     }
     metadata.sort();
     info.metadata = metadata;
+    info.tags = tagging::of_header(headers)?;
     Ok(info)
 }
 

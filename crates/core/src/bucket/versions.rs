@@ -71,6 +71,29 @@ impl Larder {
         version: Option<VersionId>,
         conditions: &Conditions,
     ) -> Result<Removed> {
+        self.take_object(caller, bucket, key, (version, false), conditions).await
+    }
+
+    /// The same, and a governance retention does not stop those who manage the bucket.
+    pub async fn delete_object_bypassing(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<VersionId>,
+        conditions: &Conditions,
+    ) -> Result<Removed> {
+        self.take_object(caller, bucket, key, (version, true), conditions).await
+    }
+
+    async fn take_object(
+        &self,
+        caller: &Caller,
+        bucket: &Bucket,
+        key: &str,
+        (version, bypass): (Option<VersionId>, bool),
+        conditions: &Conditions,
+    ) -> Result<Removed> {
         let nothing = Removed { existed: false, version: None, marker: false };
         let Ok(path) = path_of(bucket, key) else { return Ok(nothing) };
         if bucket.versioning == Versioning::Off {
@@ -88,6 +111,7 @@ impl Larder {
         }
         let (removed, _) = transact!(self, bucket.id, |txn| {
             let room = self.enter_room(&mut txn, caller, bucket.id, Right::Write).await?;
+            let bypass = bypass && self.may_bypass(&mut txn, caller, bucket).await?;
             let chain = lookup::root_chain(&*txn.snapshot, &room).await?;
             chain.hold(&mut txn).await?;
             let name = path.split_last().map(|(name, _)| name).ok_or_else(no_object)?;
@@ -102,13 +126,24 @@ impl Larder {
                     match object.zip(number) {
                         None => Removed { version: Some(version), ..nothing },
                         Some((object, number)) => {
-                            destroy(&mut txn, &spot, &object, number, version).await?
+                            destroy(&mut txn, &spot, &object, (number, version), bypass).await?
                         }
                     }
                 }
             }
         });
         Ok(removed)
+    }
+
+    /// Whether the caller manages the bucket, and so may bypass a governance retention.
+    async fn may_bypass(&self, txn: &mut Txn, caller: &Caller, bucket: &Bucket) -> Result<bool> {
+        match self.enter_space(txn, caller, bucket.id, Right::Manage).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotFound) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn mark_deleted(
@@ -131,7 +166,7 @@ impl Larder {
     /// Changes tags, retention or legal hold of one version; it stays the version that it is.
     ///
     /// Errors: `NotFound`; `Invalid` for too many tags, or a lock in a bucket without object lock;
-    /// `Denied` for a retention that must not be shortened.
+    /// `Denied` for a retention that must not be shortened or become another.
     pub async fn change_object(
         &self,
         caller: &Caller,
@@ -160,7 +195,8 @@ impl Larder {
             }
             let mut mark = state.mark();
             if let Some(retention) = change.retention {
-                may_retain(mark.retention, retention, change.bypass, &txn)?;
+                let bypass = change.bypass && self.may_bypass(&mut txn, caller, bucket).await?;
+                may_retain(mark.retention, retention, bypass, &txn)?;
                 mark.retention = retention;
             }
             mark.hold = change.hold.unwrap_or(mark.hold);
@@ -331,11 +367,11 @@ async fn destroy(
     txn: &mut Txn,
     spot: &Spot<'_>,
     object: &Object,
-    number: u64,
-    version: VersionId,
+    (number, version): (u64, VersionId),
+    bypass: bool,
 ) -> Result<Removed> {
     let mut references = References::default();
-    let dropped = match spot.destroy(txn, object, number, &mut references).await {
+    let dropped = match spot.destroy(txn, object, number, bypass, &mut references).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(Removed { existed: false, version: Some(version), marker: false });
         }
@@ -353,10 +389,8 @@ fn may_retain(
     txn: &Txn,
 ) -> Result<()> {
     let Some(before) = before.filter(|before| before.until > txn.now) else { return Ok(()) };
-    let longer = next.is_some_and(|next| {
-        let stricter = next.mode == before.mode || next.mode == RetentionMode::Compliance;
-        next.until >= before.until && stricter
-    });
+    // Another mode is not a longer one: what is of governance was meant to be ended by somebody.
+    let longer = next.is_some_and(|next| next.until >= before.until && next.mode == before.mode);
     let weaker = before.mode == RetentionMode::Governance && bypass;
     if longer || weaker {
         return Ok(());

@@ -5,9 +5,10 @@
 use bytes::Bytes;
 use larder_base::ErrorKind;
 use larder_core::{
-    Bucket, Conditions, KeyEntry, KeyListing, LockRules, ObjectChange, Removed, Result, Retention,
-    RetentionMode, SpaceRef, UploadOptions, VersionId, VersionListing, Versioning,
-    testing::Fixture,
+    Bucket, Caller, Conditions, KeyEntry, KeyListing, LockRules, NewShare, ObjectChange, Removed,
+    Result, Retention, RetentionMode, Role, ShareWith, SpaceRef, Target, UploadOptions, VersionId,
+    VersionListing, Versioning,
+    testing::{Fixture, fixture::path},
 };
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 
@@ -271,6 +272,62 @@ fn i_ver_3_what_is_locked_is_destroyed_by_nobody() {
         change(ObjectChange { retention: strict, ..ObjectChange::default() }).await.unwrap();
         denied(change(ObjectChange { bypass: true, ..none }).await.unwrap_err());
         denied(delete(&fixture, &bucket, "k", Some(id)).await.unwrap_err());
+        fixture.assert_sound().await;
+    });
+}
+
+#[test]
+fn governance_is_bypassed_only_by_who_manages_the_bucket_and_says_so() {
+    runtime().block_on(async {
+        let fixture = Fixture::new().await;
+        let bucket = bucket(&fixture, Versioning::Enabled).await;
+        let (larder, root) = (&fixture.larder, &fixture.root);
+        let lock = LockRules { default: Some((RetentionMode::Governance, 1)) };
+        larder.change_bucket(root, &bucket, None, Some(lock)).await.unwrap();
+        let bucket = &larder.bucket(root, "versions").await.unwrap();
+        let destroy = |caller: Caller, id| async move {
+            let none = Conditions::default();
+            let version = Some(id);
+            larder.delete_object_bypassing(&caller, bucket, "k", version, &none).await
+        };
+        let kind = |error: larder_core::Error| error.kind();
+        let mut ids = Vec::new();
+        for body in ["one", "two", "three"] {
+            put(&fixture, bucket, "k", body).await.unwrap();
+            ids.push(get(&fixture, bucket, "k", None).await.unwrap().0);
+        }
+        let writer = fixture.user("ann").await;
+        let target = Target::Path(SpaceRef::Id(bucket.id), path(""));
+        let with = ShareWith::User("ann".into());
+        let new = NewShare { target, with, role: Role::Editor, expires: None };
+        larder.create_share(root, new).await.unwrap();
+        for id in &ids {
+            assert_eq!(destroy(writer.clone(), *id).await.map_err(kind), Err(ErrorKind::Denied));
+        }
+        let until = fixture.env.now().after(std::time::Duration::from_secs(3600));
+        let as_mode = |mode| ObjectChange {
+            retention: Some(Some(Retention { mode, until })),
+            ..ObjectChange::default()
+        };
+        let (one, two, three) = (Some(ids[0]), Some(ids[1]), Some(ids[2]));
+        let strict = ObjectChange { bypass: true, ..as_mode(RetentionMode::Compliance) };
+        let refused = larder.change_object(&writer, bucket, "k", one, &strict).await;
+        assert_eq!(refused.map_err(kind), Err(ErrorKind::Denied));
+        let plain = as_mode(RetentionMode::Compliance);
+        let refused = larder.change_object(root, bucket, "k", one, &plain).await;
+        assert_eq!(refused.map_err(kind), Err(ErrorKind::Denied), "another mode");
+        larder.change_object(root, bucket, "k", one, &strict).await.unwrap();
+        let hold = ObjectChange { hold: Some(true), ..ObjectChange::default() };
+        larder.change_object(root, bucket, "k", two, &hold).await.unwrap();
+        for (id, gone) in [(one, false), (two, false), (three, true)] {
+            let destroyed = destroy(root.clone(), id.unwrap()).await;
+            assert_eq!(destroyed.is_ok_and(|removed| removed.existed), gone, "{id:?}");
+        }
+        // An older one too, once nothing else holds it.
+        put(&fixture, bucket, "k", "four").await.unwrap();
+        let free = ObjectChange { hold: Some(false), ..ObjectChange::default() };
+        larder.change_object(root, bucket, "k", two, &free).await.unwrap();
+        assert!(destroy(root.clone(), ids[1]).await.unwrap().existed);
         fixture.assert_sound().await;
     });
 }

@@ -21,6 +21,7 @@ use crate::{
     call::{Answer, Call},
     checksum::{self, Hasher, show},
     error::About,
+    lock::Asked,
     wire,
 };
 
@@ -48,29 +49,18 @@ pub(crate) async fn copy(
 ) -> Answer<CopyObjectOutput> {
     let S3Request { input, headers, .. } = request;
     Call::check_key(&input.key)?;
-    let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
-        None | Some(MetadataDirective::COPY) => false,
-        Some(MetadataDirective::REPLACE) => true,
-        Some(_) => {
-            let message = "x-amz-metadata-directive must be COPY or REPLACE";
-            return Err(s3_error!(InvalidArgument, "{message}"));
-        }
-    };
-    let tagging = input.tagging_directive.as_ref().map(TaggingDirective::as_str);
-    if !matches!(tagging, None | Some(TaggingDirective::COPY | TaggingDirective::REPLACE)) {
-        let message = "x-amz-tagging-directive must be COPY or REPLACE";
-        return Err(s3_error!(InvalidArgument, "{message}"));
-    }
+    let (replace, tagging) = directives(&input)?;
     let algorithm =
         input.checksum_algorithm.as_ref().map(|name| checksum::algorithm(name.as_str()));
     let algorithm = algorithm.transpose()?;
     let expected = input.expected_source_bucket_owner.as_deref();
     let (from, from_key, version) = source(call, &input.copy_source, expected).await?;
     let to = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    let retention = asked_lock(&input).read(call.env().now(), &to)?;
     let given = wire::info(&headers, input.metadata.as_ref())?;
     let itself = from.id == to.id && from_key == input.key;
     let other_class = input.storage_class.is_some() || input.website_redirect_location.is_some();
-    if itself && !replace && !other_class && algorithm.is_none() {
+    if itself && !replace && !other_class && !tagging && algorithm.is_none() {
         let message = "this copy of an object to itself would change nothing";
         return Err(s3_error!(InvalidRequest, "{message}"));
     }
@@ -94,16 +84,11 @@ pub(crate) async fn copy(
         _ => None,
     };
     drop(download);
-    let replace = if replace {
-        Some((wire::content_type(&headers)?, given))
-    } else if other_class {
-        Some((Some(object.content_type.to_string()), reclassed(&object, given)))
-    } else {
-        None
-    };
+    let changes = Changes { metadata: replace, class: other_class, tags: tagging };
+    let replace = changes.of(&object, wire::content_type(&headers)?, given);
     let options = CopyOptions {
         version,
-        retention: (None, false),
+        retention,
         // What was judged is what must be copied.
         source: Conditions {
             if_match: Some(EtagSet::These(vec![object.etag.clone()])),
@@ -133,6 +118,67 @@ pub(crate) async fn copy(
         version_id: (to.versioning != Versioning::Off).then(|| copied.version.to_string()),
         ..Default::default()
     }))
+}
+
+/// Whether metadata, and whether tags, are as the request says, not as they are with the source.
+fn directives(input: &CopyObjectInput) -> S3Result<(bool, bool)> {
+    let metadata = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
+        None | Some(MetadataDirective::COPY) => false,
+        Some(MetadataDirective::REPLACE) => true,
+        Some(_) => {
+            let message = "x-amz-metadata-directive must be COPY or REPLACE";
+            return Err(s3_error!(InvalidArgument, "{message}"));
+        }
+    };
+    let tagging = match input.tagging_directive.as_ref().map(TaggingDirective::as_str) {
+        None | Some(TaggingDirective::COPY) => false,
+        Some(TaggingDirective::REPLACE) => true,
+        Some(_) => {
+            let message = "x-amz-tagging-directive must be COPY or REPLACE";
+            return Err(s3_error!(InvalidArgument, "{message}"));
+        }
+    };
+    Ok((metadata, tagging))
+}
+
+fn asked_lock(input: &CopyObjectInput) -> Asked<'_> {
+    Asked {
+        mode: input.object_lock_mode.as_ref(),
+        until: input.object_lock_retain_until_date.as_ref(),
+        hold: input.object_lock_legal_hold_status.as_ref(),
+    }
+}
+
+/// What of the copy is as the request says, not as it is with the source.
+struct Changes {
+    metadata: bool,
+    class: bool,
+    tags: bool,
+}
+
+impl Changes {
+    /// MIME type and information in place of those of the source, if anything is another.
+    fn of(
+        self,
+        object: &ObjectEntry,
+        content_type: Option<String>,
+        given: ObjectInfo,
+    ) -> Option<(Option<String>, ObjectInfo)> {
+        if !self.metadata && !self.class && !self.tags {
+            return None;
+        }
+        let before = object.info.as_ref().map(|info| info.tags.clone()).unwrap_or_default();
+        let tags = if self.tags { given.tags.clone() } else { before };
+        let (content_type, info) = if self.metadata {
+            (content_type, given)
+        } else if self.class {
+            (Some(object.content_type.to_string()), reclassed(object, given))
+        } else {
+            let info = object.info.as_deref().cloned().unwrap_or_default();
+            (Some(object.content_type.to_string()), info)
+        };
+        Some((content_type, ObjectInfo { tags, ..info }))
+    }
 }
 
 /// What is known of the source, with the storage class and the redirection that are asked for.

@@ -30,12 +30,18 @@ async fn remove(
     call: &Call,
     bucket: &Bucket,
     (key, version): (&str, Option<&str>),
+    bypass: bool,
     conditions: &Conditions,
 ) -> S3Result<Removed> {
     Call::check_key(key)?;
     let version = Call::version(version)?;
     let larder = call.larder();
-    let removed = larder.delete_object(&call.caller, bucket, key, version, conditions).await;
+    let caller = &call.caller;
+    let removed = if bypass {
+        larder.delete_object_bypassing(caller, bucket, key, version, conditions).await
+    } else {
+        larder.delete_object(caller, bucket, key, version, conditions).await
+    };
     removed.map_err(call.fails(About::Object))
 }
 
@@ -47,7 +53,9 @@ pub(crate) async fn one(
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let conditions = wire::conditions(input.if_match.as_ref(), None);
     let object = (input.key.as_str(), input.version_id.as_deref());
-    let Removed { version, marker, .. } = remove(call, &bucket, object, &conditions).await?;
+    let bypass = input.bypass_governance_retention.unwrap_or(false);
+    let removed = remove(call, &bucket, object, bypass, &conditions).await?;
+    let Removed { version, marker, .. } = removed;
     Ok(S3Response::new(DeleteObjectOutput {
         delete_marker: marker.then_some(true),
         version_id: version.map(|version| version.to_string()).or(input.version_id),
@@ -64,12 +72,13 @@ pub(crate) async fn many(
     if objects.is_empty() || objects.len() > OBJECTS_MAX {
         return Err(s3_error!(MalformedXML, "1 to 1000 objects can be deleted at once"));
     }
+    let bypass = input.bypass_governance_retention.unwrap_or(false);
     let quiet = input.delete.quiet.unwrap_or(false);
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let bucket = &bucket;
     let mut results = stream::iter(objects)
         .map(|object| async move {
-            let result = named(call, bucket, &object).await;
+            let result = named(call, bucket, &object, bypass).await;
             (object, result)
         })
         .buffered(AT_ONCE);
@@ -103,7 +112,12 @@ pub(crate) async fn many(
 }
 
 /// Removes one of many.
-async fn named(call: &Call, bucket: &Bucket, object: &ObjectIdentifier) -> S3Result<Removed> {
+async fn named(
+    call: &Call,
+    bucket: &Bucket,
+    object: &ObjectIdentifier,
+    bypass: bool,
+) -> S3Result<Removed> {
     if object.last_modified_time.is_some() || object.size.is_some() {
         let message = "conditions on time and size are not offered; use the ETag";
         return Err(s3_error!(NotImplemented, "{message}"));
@@ -114,5 +128,6 @@ async fn named(call: &Call, bucket: &Bucket, object: &ObjectIdentifier) -> S3Res
         text => EtagSet::These(vec![text.to_owned()]),
     });
     let conditions = Conditions { if_match, ..Conditions::default() };
-    remove(call, bucket, (&object.key, object.version_id.as_deref()), &conditions).await
+    let named = (object.key.as_str(), object.version_id.as_deref());
+    remove(call, bucket, named, bypass, &conditions).await
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use larder_core::{ObjectEntry, ObjectInfo};
 use larder_http::{
     ResponseBody,
@@ -27,8 +27,10 @@ use crate::{
     call::{Answer, Call, coded},
     checksum::show,
     error::{About, set_headers},
-    nothing, wire,
+    lock, nothing, wire,
 };
+
+const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 
 const MODIFIED: [&str; 2] = ["if-modified-since", "if-unmodified-since"];
 
@@ -120,6 +122,9 @@ macro_rules! describe {
         $output.metadata = wire::metadata($object);
         $output.website_redirect_location = kept("x-amz-website-redirect-location");
         $output.storage_class = kept("x-amz-storage-class").map(StorageClass::from);
+        $output.object_lock_mode = lock::shown_mode($object);
+        $output.object_lock_retain_until_date = $object.retention.map(|it| wire::time(it.until));
+        $output.object_lock_legal_hold_status = lock::shown_hold($object);
     };
 }
 
@@ -131,6 +136,10 @@ fn guarded(object: &ObjectEntry) -> HeaderMap {
     headers.insert(header::CONTENT_SECURITY_POLICY, sandbox);
     if let Some(Ok(value)) = wire::kept(object, "expires").map(HeaderValue::try_from) {
         headers.insert(header::EXPIRES, value);
+    }
+    let tags = object.info.as_ref().map_or(0, |info| info.tags.len());
+    if tags > 0 {
+        headers.insert(TAGGING_COUNT, HeaderValue::from(tags));
     }
     headers
 }

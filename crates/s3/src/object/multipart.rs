@@ -25,6 +25,7 @@ use crate::{
     call::{Answer, Call},
     checksum::{self, Digests, Hasher, show},
     error::About,
+    lock::Asked,
     wire,
 };
 
@@ -105,13 +106,18 @@ pub(crate) async fn create(
     let S3Request { input, headers, .. } = request;
     Call::check_key(&input.key)?;
     let checksum = asked(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
+    let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    let lock = Asked {
+        mode: input.object_lock_mode.as_ref(),
+        until: input.object_lock_retain_until_date.as_ref(),
+        hold: input.object_lock_legal_hold_status.as_ref(),
+    };
     let new = NewMultipart {
-        retention: (None, false),
+        retention: lock.read(call.env().now(), &bucket)?,
         content_type: wire::content_type(&headers)?,
         info: wire::info(&headers, input.metadata.as_ref())?,
         checksum,
     };
-    let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let id = call.larder().create_multipart(&call.caller, &bucket, &input.key, new).await;
     let id = id.map_err(call.fails(About::Write))?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
@@ -274,6 +280,7 @@ pub(crate) async fn complete(
         location: Some(format!("/{}/{}", input.bucket, larder_http::path::encode(&input.key))),
         bucket: Some(input.bucket),
         e_tag: Some(wire::etag(&object.etag)),
+        version_id: wire::version(&bucket, &object),
         key: Some(input.key),
         ..Default::default()
     };

@@ -16,6 +16,7 @@ use crate::{
     call::{Answer, Call},
     checksum::{Digests, Verified, show},
     error::About,
+    lock::Asked,
     wire,
 };
 
@@ -117,8 +118,15 @@ pub(crate) async fn put(
         ..UploadOptions::default()
     };
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    let lock = Asked {
+        mode: input.object_lock_mode.as_ref(),
+        until: input.object_lock_retain_until_date.as_ref(),
+        hold: input.object_lock_legal_hold_status.as_ref(),
+    };
+    let (retention, hold) = lock.read(call.env().now(), &bucket)?;
     let upload = call.larder().object_upload(&call.caller, &bucket, &input.key, options).await;
     let mut upload = upload.map_err(call.fails(About::Write))?;
+    upload.retain(retention, hold);
     let content = (content, length);
     let trailer = trailing_headers.as_ref();
     let verified = store(call, content, digests, trailer, &mut upload, About::Write).await?;
