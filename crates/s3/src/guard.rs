@@ -1,7 +1,7 @@
 //! What is checked before the S3 library sees a request: it is no security boundary.
 //!
 //! Promises: what passes is signed in exactly one way, with signature version 4, for this service
-//! and this region; every header that S3 acts on is covered by the signature; whatever would
+//! and this region, or not at all; every header that S3 acts on is covered by the signature; whatever would
 //! change the meaning of a request and is not honoured here is refused, never ignored.
 //!
 //! Not here: whether the signature is right (the library, with the secret that `auth` finds),
@@ -50,9 +50,6 @@ const REFUSED: &[(Name, &[&str])] = &[
     (Name::Begins("x-amz-copy-source-server-side-encryption"), &[]),
     (Name::Begins("x-amz-object-lock-"), &[]),
     (Name::Is("x-amz-bucket-object-lock-enabled"), &["false"]),
-    (Name::Is("x-amz-object-ownership"), &["BucketOwnerEnforced", "BucketOwnerPreferred"]),
-    (Name::Begins("x-amz-grant-"), &[]),
-    (Name::Is("x-amz-acl"), &["private", "bucket-owner-full-control"]),
     (Name::Is("x-amz-mfa"), &[]),
     (Name::Is("x-amz-tagging"), &[""]),
     (Name::Is("x-amz-write-offset-bytes"), &[]),
@@ -130,8 +127,8 @@ pub(crate) enum Framing {
 /// What a request says about its signature.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// The access key id that it is signed with.
-    pub(crate) access_key: String,
+    /// The access key id that it is signed with; `None` without a signature.
+    pub(crate) access_key: Option<String>,
     /// How its body is framed.
     pub(crate) framing: Framing,
     /// The digest that a plain body must have.
@@ -165,15 +162,13 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
         (None, false) if headers.contains_key(header::AUTHORIZATION) => {
             return Err(Refusal::bad("InvalidArgument", "the Authorization header is no text"));
         }
-        (None, false) => {
-            return Err(Refusal::denied(
-                "AccessDenied",
-                "requests without a signature are refused",
-            ));
-        }
+        // Core knows what everybody may do.
+        (None, false) => Signed::not_at_all(),
     };
-    signed.check_scope(region)?;
-    signed.check_headers(headers)?;
+    if !signed.anonymous() {
+        signed.check_scope(region)?;
+        signed.check_headers(headers)?;
+    }
     if headers.get("x-amz-security-token").is_some_and(|token| !token.is_empty())
         || query.signing("X-Amz-Security-Token").is_some_and(|token| !token.is_empty())
     {
@@ -189,7 +184,8 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
     let key = if in_host { Some(path) } else { path.split_once('/').map(|(_, key)| key) };
     let has_key = key.is_some_and(|key| !key.is_empty());
     let content = head.method == Method::PUT && has_key && !query.document;
-    Ok(Claim { access_key: signed.access_key.into_owned(), framing, sha256, content })
+    let access_key = (!signed.anonymous()).then(|| signed.access_key.into_owned());
+    Ok(Claim { access_key, framing, sha256, content })
 }
 
 fn single(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -402,6 +398,23 @@ impl<'a> Signed<'a> {
         })
     }
 
+    /// Of a request without a signature.
+    fn not_at_all() -> Self {
+        let none = Cow::Borrowed("");
+        Self {
+            access_key: none.clone(),
+            region: none.clone(),
+            service: none,
+            headers: Vec::new(),
+            presigned: false,
+        }
+    }
+
+    /// Whether there is none. The id of a key is never empty.
+    fn anonymous(&self) -> bool {
+        self.access_key.is_empty()
+    }
+
     fn wrong_scope(&self, message: String) -> Refusal {
         let code = if self.presigned {
             "AuthorizationQueryParametersError"
@@ -451,7 +464,7 @@ fn payload(headers: &HeaderMap, signed: &Signed<'_>) -> Result<(Framing, Option<
     let value = headers.get(NAME).map(|value| value.to_str().unwrap_or("?"));
     let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     match value {
-        None if signed.presigned => Ok((Framing::Plain, None)),
+        None if signed.presigned || signed.anonymous() => Ok((Framing::Plain, None)),
         None => Err(Refusal::bad("InvalidRequest", format!("the header {NAME} is missing"))),
         Some("UNSIGNED-PAYLOAD") => Ok((Framing::Plain, None)),
         Some(digest) if digest.len() == 64 && digest.bytes().all(hex) => {
@@ -460,6 +473,10 @@ fn payload(headers: &HeaderMap, signed: &Signed<'_>) -> Result<(Framing, Option<
         Some(streaming) if streaming.starts_with("STREAMING-") => {
             if signed.presigned {
                 return Err(Refusal::missing("a presigned URL takes no chunked body"));
+            }
+            if signed.anonymous() {
+                let message = "a request without a signature takes no chunked body";
+                return Err(Refusal::missing(message));
             }
             let signed = match streaming {
                 "STREAMING-UNSIGNED-PAYLOAD-TRAILER" => false,

@@ -4,9 +4,9 @@
 //! itself, and conditions of one are its own.
 
 use futures_util::{StreamExt as _, stream};
-use larder_core::{Bucket, Conditions, EtagSet, Removed};
+use larder_core::{Bucket, Caller, Conditions, EtagSet, Removed};
 use s3s::{
-    S3Request, S3Response, S3Result,
+    S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
         DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
         DeletedObject, Error, ObjectIdentifier,
@@ -15,7 +15,7 @@ use s3s::{
 };
 
 use crate::{
-    call::{Answer, Call},
+    call::{Answer, Call, Way},
     error::About,
     wire,
 };
@@ -28,14 +28,14 @@ const AT_ONCE: usize = 32;
 
 async fn remove(
     call: &Call,
-    bucket: &Bucket,
+    (bucket, caller): (&Bucket, &Caller),
     (key, version): (&str, Option<&str>),
     conditions: &Conditions,
 ) -> S3Result<Removed> {
     Call::check_key(key)?;
     let version = Call::version(version)?;
     let larder = call.larder();
-    let removed = larder.delete_object(&call.caller, bucket, key, version, conditions).await;
+    let removed = larder.delete_object(caller, bucket, key, version, conditions).await;
     removed.map_err(call.fails(About::Object))
 }
 
@@ -47,7 +47,7 @@ pub(crate) async fn one(
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let conditions = wire::conditions(input.if_match.as_ref(), None);
     let object = (input.key.as_str(), input.version_id.as_deref());
-    let Removed { version, marker, .. } = remove(call, &bucket, object, &conditions).await?;
+    let Removed { version, marker, .. } = remove(call, (&bucket, &call.caller), object, &conditions).await?;
     Ok(S3Response::new(DeleteObjectOutput {
         delete_marker: marker.then_some(true),
         version_id: version.map(|version| version.to_string()).or(input.version_id),
@@ -65,11 +65,16 @@ pub(crate) async fn many(
         return Err(s3_error!(MalformedXML, "1 to 1000 objects can be deleted at once"));
     }
     let quiet = input.delete.quiet.unwrap_or(false);
-    let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let bucket = &bucket;
+    let (bucket, owner) = (input.bucket.as_str(), input.expected_bucket_owner.as_deref());
+    if let Err(error) = call.bucket(bucket, owner).await
+        && (owner.is_some() || *error.code() != S3ErrorCode::AccessDenied)
+    {
+        return Err(error);
+    }
+    // Each object asks for itself: not all of them need be allowed.
     let mut results = stream::iter(objects)
         .map(|object| async move {
-            let result = named(call, bucket, &object).await;
+            let result = named(call, (bucket, owner), &object).await;
             (object, result)
         })
         .buffered(AT_ONCE);
@@ -103,7 +108,11 @@ pub(crate) async fn many(
 }
 
 /// Removes one of many.
-async fn named(call: &Call, bucket: &Bucket, object: &ObjectIdentifier) -> S3Result<Removed> {
+async fn named(
+    call: &Call,
+    (bucket, owner): (&str, Option<&str>),
+    object: &ObjectIdentifier,
+) -> S3Result<Removed> {
     if object.last_modified_time.is_some() || object.size.is_some() {
         let message = "conditions on time and size are not offered; use the ETag";
         return Err(s3_error!(NotImplemented, "{message}"));
@@ -114,5 +123,11 @@ async fn named(call: &Call, bucket: &Bucket, object: &ObjectIdentifier) -> S3Res
         text => EtagSet::These(vec![text.to_owned()]),
     });
     let conditions = Conditions { if_match, ..Conditions::default() };
-    remove(call, bucket, (&object.key, object.version_id.as_deref()), &conditions).await
+    let version = Call::version(object.version_id.as_deref())?;
+    let actions: &[_] =
+        if version.is_some() { &["s3:DeleteObjectVersion"] } else { &["s3:DeleteObject"] };
+    let way = Way { bucket, key: Some(&object.key), version, actions, owner };
+    let (bucket, caller) = call.enter(way).await?;
+    let named = (object.key.as_str(), object.version_id.as_deref());
+    remove(call, (&bucket, &caller), named, &conditions).await
 }

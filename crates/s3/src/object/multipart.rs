@@ -22,6 +22,7 @@ use s3s::{
 
 use super::{copy, list, put};
 use crate::{
+    acl,
     call::{Answer, Call},
     checksum::{self, Digests, Hasher, show},
     error::About,
@@ -105,13 +106,14 @@ pub(crate) async fn create(
     let S3Request { input, headers, .. } = request;
     Call::check_key(&input.key)?;
     let checksum = asked(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
-    let new = NewMultipart {
+    let mut new = NewMultipart {
         retention: (None, false),
         content_type: wire::content_type(&headers)?,
         info: wire::info(&headers, input.metadata.as_ref())?,
         checksum,
     };
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    new.info.acl = acl::of_object(call, &bucket, &headers).await?;
     let id = call.larder().create_multipart(&call.caller, &bucket, &input.key, new).await;
     let id = id.map_err(call.fails(About::Write))?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
@@ -156,11 +158,11 @@ pub(crate) async fn part_copy(
     let id = upload_id(&input.upload_id)?;
     let number = part_number(input.part_number)?;
     let expected = input.expected_source_bucket_owner.as_deref();
-    let (from, from_key, version) = copy::source(call, &input.copy_source, expected).await?;
+    let (from, from_key, version, reader) = copy::source(call, &input.copy_source, expected).await?;
     let to = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let upload = MultipartRef { bucket: &to, key: &input.key, id };
     let info = info(call, upload).await?;
-    let download = call.larder().object(&call.caller, &from, &from_key, version).await;
+    let download = call.larder().object(&reader, &from, &from_key, version).await;
     let download = download.map_err(call.fails(About::Object))?;
     let object = download.object().clone();
     let (if_match, if_none_match) =
@@ -372,7 +374,7 @@ pub(crate) async fn list_parts(
         key: Some(input.key),
         max_parts: Some(number(limit)),
         next_part_number_marker: Some(last),
-        owner: Some(wire::owner(info.owner)),
+        owner: Some(call.owner(info.owner).await?),
         part_number_marker: Some(marker),
         parts: Some(shown),
         storage_class: Some(s3s::dto::StorageClass::from_static("STANDARD")),

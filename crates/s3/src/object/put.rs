@@ -12,6 +12,7 @@ use s3s::{
 };
 
 use crate::{
+    acl,
     body::{Arrival, Content},
     call::{Answer, Call},
     checksum::{Digests, Verified, show},
@@ -117,6 +118,7 @@ pub(crate) async fn put(
         ..UploadOptions::default()
     };
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    info.acl = acl::of_object(call, &bucket, &headers).await?;
     let upload = call.larder().object_upload(&call.caller, &bucket, &input.key, options).await;
     let mut upload = upload.map_err(call.fails(About::Write))?;
     let content = (content, length);
