@@ -77,8 +77,8 @@ pub use account::{
     GroupInfo, GroupRef, HomePolicy, KeyInfo, MadeKey, MemberInfo, NewKey, NewUser, S3Secrets,
     UserChange, UserInfo, UserRef,
 };
-pub use bucket::is_network;
 pub use blob::{read::Body, write::Stores};
+pub use bucket::is_network;
 pub use caller::{Access, Caller, CredentialKind, Credentials, Scope};
 pub use download::Download;
 pub use entry::{

@@ -45,11 +45,7 @@ struct Asked {
 }
 
 /// The list of a new object, as headers ask for it.
-pub(crate) async fn of_object(
-    call: &Call,
-    bucket: &Bucket,
-    headers: &HeaderMap,
-) -> S3Result<Acl> {
+pub(crate) async fn of_object(call: &Call, bucket: &Bucket, headers: &HeaderMap) -> S3Result<Acl> {
     match asked(call, headers).await? {
         None => Ok(Acl::default()),
         Some(asked) => allowed(call, bucket, asked).await,
@@ -275,11 +271,13 @@ pub(crate) async fn put_object(
     Ok(S3Response::new(PutObjectAclOutput::default()))
 }
 
-/// The lines of a list as S3 shows them: what the owner has, and the others.
+/// The lines of a list as S3 shows them: of groups, what the owner has, and of other users.
 async fn shown(call: &Call, owner: UserId, acl: &Acl) -> S3Result<Vec<Grant>> {
     let owner = AclGrant { to: Grantee::User(owner), gives: Permission::Full };
     let mut shown = Vec::new();
-    for AclGrant { to, gives } in std::iter::once(&owner).chain(&acl.grants) {
+    let (users, groups): (Vec<_>, Vec<_>) =
+        acl.grants.iter().partition(|grant| matches!(grant.to, Grantee::User(_)));
+    for AclGrant { to, gives } in groups.into_iter().chain([&owner]).chain(users) {
         let mut grantee = dto::Grantee {
             display_name: None,
             email_address: None,

@@ -120,8 +120,7 @@ fn told(
     }
     for name in HEADERS {
         let Some(value) = header(headers, name) else { continue };
-        let value =
-            if *name == "x-amz-copy-source" { source(value) } else { Cow::Borrowed(value) };
+        let value = if *name == "x-amz-copy-source" { source(value) } else { Cow::Borrowed(value) };
         told.push((format!("s3:{name}"), value.into_owned()));
     }
     for pair in header(headers, "x-amz-tagging").unwrap_or_default().split('&') {
@@ -167,8 +166,13 @@ fn actions(operation: &str, version: bool) -> Option<&'static [&'static str]> {
 /// The actions on an object that have no version.
 fn of_object(operation: &str) -> Option<&'static [&'static str]> {
     Some(match operation {
-        "PutObject" | "PostObject" | "CopyObject" | "CreateMultipartUpload" | "UploadPart"
-        | "UploadPartCopy" | "CompleteMultipartUpload" => &["s3:PutObject"],
+        "PutObject"
+        | "PostObject"
+        | "CopyObject"
+        | "CreateMultipartUpload"
+        | "UploadPart"
+        | "UploadPartCopy"
+        | "CompleteMultipartUpload" => &["s3:PutObject"],
         "AbortMultipartUpload" => &["s3:AbortMultipartUpload"],
         "ListParts" => &["s3:ListMultipartUploadParts"],
         "GetObjectRetention" => &["s3:GetObjectRetention"],

@@ -148,7 +148,8 @@ impl Call {
                 Err(error) => return Err(self.error(&error, About::Bucket)),
             };
         }
-        let nothing = || self.error(&Error::internal("an operation without an action"), About::Bucket);
+        let nothing =
+            || self.error(&Error::internal("an operation without an action"), About::Bucket);
         let (bucket, caller) = entered.ok_or_else(nothing)?;
         match way.owner {
             Some(owner) if owner != bucket.owner.to_string() => {
@@ -174,9 +175,7 @@ impl Call {
         let entered = self.larder().enter_bucket(self.signed.as_ref(), way.bucket, &ask).await;
         let Ok((bucket, caller)) = entered else { return denied };
         match self.larder().object(&caller, &bucket, key, way.version).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.error(&error, About::Object)
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => self.error(&error, About::Object),
             _ => denied,
         }
     }

@@ -61,7 +61,9 @@ impl Rule {
             return Err(s3_error!(InvalidRequest, "a pattern has one star at most"));
         }
         let mut shown = rule.origins.iter().chain(&rule.headers).chain(&rule.expose);
-        if shown.any(|text| HeaderValue::try_from(text).is_err()) || rule.max_age < Some(0) {
+        if shown.any(|text| HeaderValue::try_from(text).is_err())
+            || rule.max_age.is_some_and(|age| age < 0)
+        {
             return Err(s3_error!(InvalidRequest, "a value of a rule fits into no header"));
         }
         Ok(rule)
@@ -117,9 +119,7 @@ fn fits(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.to_ascii_lowercase(), text.to_ascii_lowercase());
     match pattern.split_once('*') {
         None => pattern == text,
-        Some((start, end)) => {
-            text.strip_prefix(start).is_some_and(|rest| rest.ends_with(end))
-        }
+        Some((start, end)) => text.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
     }
 }
 

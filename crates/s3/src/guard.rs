@@ -364,7 +364,8 @@ impl<'a> Signed<'a> {
         let digits = expires.bytes().all(|byte| byte.is_ascii_digit());
         let seconds = digits.then(|| expires.parse::<u64>().ok()).flatten();
         if !seconds.is_some_and(|seconds| (1..=EXPIRES_MAX).contains(&seconds)) {
-            return Err(wrong(format!("X-Amz-Expires must be 1 to {EXPIRES_MAX} seconds")));
+            let message = format!("X-Amz-Expires must be 1 to {EXPIRES_MAX} seconds");
+            return Err(Refusal::denied("AuthorizationQueryParametersError", message));
         }
         Self::new(need("X-Amz-Credential")?, need("X-Amz-SignedHeaders")?, true)
     }
@@ -580,14 +581,24 @@ mod tests {
         assert_eq!(with(&[("x-amz-meta-a", "1")], "host;x-amz-date;x-amz-meta-a"), None);
         assert_eq!(code("GET", &presigned(&[]), &[]), None);
         let claim = check(&head("PUT", &presigned(&[]), &[]), "us-east-1", false).expect("passes");
-        assert_eq!(claim.access_key, "AKIDEXAMPLE");
+        assert_eq!(claim.access_key.as_deref(), Some("AKIDEXAMPLE"));
         assert_eq!(claim.framing, Framing::Plain);
         assert!(claim.content);
     }
 
     #[test]
+    fn a_request_without_a_signature_is_of_nobody() {
+        let head = |headers: &[(&str, &str)]| head("PUT", "/b/k", headers);
+        let claim = check(&head(&[]), "us-east-1", false).expect("passes");
+        assert!(claim.access_key.is_none() && claim.content);
+        let length = ("x-amz-decoded-content-length", "5");
+        let chunked = ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER");
+        let refused = check(&head(&[chunked, length]), "us-east-1", false).expect_err("chunks");
+        assert_eq!(refused.code, "NotImplemented");
+    }
+
+    #[test]
     fn other_ways_to_sign_are_refused() {
-        assert_eq!(code("GET", "/b", &[]), Some(("AccessDenied", 403)));
         let old = Some(("InvalidRequest", 400));
         assert_eq!(code("GET", "/b", &[("authorization", "AWS a:b")]), old);
         assert_eq!(code("GET", "/b?AWSAccessKeyId=a&Signature=b&Expires=1", &[]), old);
@@ -644,8 +655,6 @@ mod tests {
             ("x-amz-server-side-encryption-customer-key", "a"),
             ("x-amz-object-lock-mode", "COMPLIANCE"),
             ("x-amz-bucket-object-lock-enabled", "true"),
-            ("x-amz-grant-read", "id=1"),
-            ("x-amz-acl", "public-read"),
             ("x-amz-mfa", "1 2"),
             ("x-amz-tagging", "a=b"),
             ("x-amz-meta-snowball-auto-extract", "true"),

@@ -403,7 +403,10 @@ mod tests {
             ("arn:aws:s3:::b/*", "b/*"),
             ("\"Effect\"", "\"Else\":1,\"Effect\""),
             ("\"Principal\":\"*\"", "\"Principal\":{\"Service\":\"x\"}"),
-            ("\"Effect\"", "\"Condition\":{\"Bool\":{\"aws:SecureTransport\":\"true\"}},\"Effect\""),
+            (
+                "\"Effect\"",
+                "\"Condition\":{\"Bool\":{\"aws:SecureTransport\":\"true\"}},\"Effect\"",
+            ),
             ("\"Effect\"", "\"Condition\":{\"StringEquals\":{\"aws:Other\":\"x\"}},\"Effect\""),
             ("\"Effect\"", "\"Condition\":{\"IpAddress\":{\"aws:SourceIp\":\"x\"}},\"Effect\""),
         ] {

@@ -4,8 +4,8 @@
 //! have; the source is a bucket and a key as they stand, and nothing in it is resolved.
 
 use larder_core::{
-    Bucket, Caller, Conditions, CopyOptions, EtagSet, ObjectChecksum, ObjectEntry, ObjectInfo, VersionId,
-    Versioning,
+    Bucket, Caller, Conditions, CopyOptions, EtagSet, ObjectChecksum, ObjectEntry, ObjectInfo,
+    VersionId, Versioning,
 };
 use larder_http::condition::Verdict;
 use s3s::{

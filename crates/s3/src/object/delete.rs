@@ -47,7 +47,8 @@ pub(crate) async fn one(
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let conditions = wire::conditions(input.if_match.as_ref(), None);
     let object = (input.key.as_str(), input.version_id.as_deref());
-    let Removed { version, marker, .. } = remove(call, (&bucket, &call.caller), object, &conditions).await?;
+    let Removed { version, marker, .. } =
+        remove(call, (&bucket, &call.caller), object, &conditions).await?;
     Ok(S3Response::new(DeleteObjectOutput {
         delete_marker: marker.then_some(true),
         version_id: version.map(|version| version.to_string()).or(input.version_id),

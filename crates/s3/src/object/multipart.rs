@@ -158,7 +158,8 @@ pub(crate) async fn part_copy(
     let id = upload_id(&input.upload_id)?;
     let number = part_number(input.part_number)?;
     let expected = input.expected_source_bucket_owner.as_deref();
-    let (from, from_key, version, reader) = copy::source(call, &input.copy_source, expected).await?;
+    let (from, from_key, version, reader) =
+        copy::source(call, &input.copy_source, expected).await?;
     let to = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let upload = MultipartRef { bucket: &to, key: &input.key, id };
     let info = info(call, upload).await?;
