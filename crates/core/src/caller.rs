@@ -55,6 +55,12 @@ impl Caller {
         }
     }
 
+    /// A client without credentials: it may do nothing until a bucket lets it in.
+    pub fn nobody() -> Self {
+        let scope = Scope { access: Access::Read, spaces: Some(Arc::from([])) };
+        Self { scope, ..Self::of_system("(anonymous)") }
+    }
+
     /// Wishes for another priority than [`Priority::DEFAULT`]. Only an administrator gets a
     /// higher one.
     pub fn wish(&mut self, priority: Priority) {

@@ -78,6 +78,7 @@ pub use account::{
     UserChange, UserInfo, UserRef,
 };
 pub use blob::{read::Body, write::Stores};
+pub use bucket::is_network;
 pub use caller::{Access, Caller, CredentialKind, Credentials, Scope};
 pub use download::Download;
 pub use entry::{
@@ -95,8 +96,8 @@ pub use object::{
     Acl, AclGrant, Ask, Bucket, BucketSetting, ChecksumAlgorithm, Compare, Completion, CopyOptions,
     Effect, Grantee, KeyEntry, KeyListing, KeyPage, LockRules, MultipartInfo, MultipartPart,
     MultipartRef, NamedPart, NewMultipart, ObjectChange, ObjectChecksum, ObjectDigest, ObjectEntry,
-    ObjectInfo, Patterns, Permission, Policy, PolicyCondition, Principals, Removed, Retention,
-    RetentionMode, Statement, VersionId, VersionListing, Versioning,
+    ObjectInfo, Ownership, Patterns, Permission, Policy, PolicyCondition, Principals, PublicAccess,
+    Removed, Retention, RetentionMode, Statement, VersionId, VersionListing, Versioning,
 };
 pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo, JobKind};
 pub use session::{

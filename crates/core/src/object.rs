@@ -15,6 +15,7 @@ use larder_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    caller::Caller,
     entry::{Conditions, SpaceKind},
     error::{Error, Result},
 };
@@ -291,6 +292,10 @@ pub struct CopyOptions {
     pub conditions: Conditions,
     /// MIME type, headers and metadata in place of those of the source.
     pub replace: Option<(Option<String>, ObjectInfo)>,
+    /// Who else may read the copy, whoever may read the source.
+    pub acl: Acl,
+    /// Who reads the source, if that is not who writes the copy.
+    pub reader: Option<Caller>,
     /// Retention and legal hold of the copy.
     pub retention: (Option<Retention>, bool),
     /// The checksum of the copy, where one was asked for that the source does not have.
@@ -451,6 +456,30 @@ pub struct Acl {
     pub grants: Vec<AclGrant>,
 }
 
+/// What lists and policies of a bucket may not open to everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicAccess {
+    /// Whether lists that would are refused.
+    pub block_acls: bool,
+    /// Whether lists that do count as if they did not.
+    pub ignore_acls: bool,
+    /// Whether policies that would are refused.
+    pub block_policy: bool,
+    /// Whether policies that do open nothing to anybody else.
+    pub restrict: bool,
+}
+
+/// Whose objects are that others write, and with that whether access lists count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ownership {
+    /// The bucket owner's; access lists do not count.
+    Enforced,
+    /// The bucket owner's.
+    Preferred,
+    /// Theirs, where a store knows such objects; here they are the bucket owner's too.
+    Writer,
+}
+
 /// A setting of a bucket, one text each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BucketSetting {
@@ -462,9 +491,9 @@ pub enum BucketSetting {
     Tags,
     /// What pages of other origins may do.
     Cors,
-    /// What lists and policies may not open.
+    /// What lists and policies may not open; see [`PublicAccess`].
     PublicAccess,
-    /// Whether lists of objects count.
+    /// Whether lists count; see [`Ownership`].
     Ownership,
     /// Rules of expiry.
     Lifecycle,
@@ -536,6 +565,8 @@ pub enum Compare {
     Like,
     /// Whether the key is there: `true` says that it is not.
     Null,
+    /// Addresses, within networks as `10.0.0.0/8`.
+    Network,
 }
 
 /// One statement of a policy.

@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Inner,
+    action::Scene,
     body::Trail,
     error::{About, from_core},
 };
@@ -109,6 +110,16 @@ impl Known {
     }
 }
 
+/// Knows no key: for requests without a signature.
+pub(crate) struct NoKey;
+
+#[async_trait::async_trait]
+impl S3Auth for NoKey {
+    async fn get_secret_key(&self, _access_key: &str) -> S3Result<SecretKey> {
+        Err(s3s::s3_error!(AccessDenied, "the request is signed in no known way"))
+    }
+}
+
 /// The secret of one key, for one request.
 pub(crate) struct OneKey {
     access_key: String,
@@ -131,10 +142,12 @@ impl S3Auth for OneKey {
     }
 }
 
-/// Lets a request in whose signature is good: from here on it counts for its user.
+/// Lets a request in whose signature is good, or which has none: from here on it counts for its
+/// user.
 pub(crate) struct Entry {
     pub(crate) inner: Arc<Inner>,
-    pub(crate) caller: Caller,
+    /// Who has signed it, if anybody.
+    pub(crate) caller: Option<Caller>,
     pub(crate) client: IpAddr,
     pub(crate) request_id: RequestId,
     pub(crate) trail: Arc<Trail>,
@@ -143,12 +156,24 @@ pub(crate) struct Entry {
 #[async_trait::async_trait]
 impl S3Access for Entry {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if context.credentials().is_none() {
-            return Err(s3s::s3_error!(AccessDenied, "requests without a signature are refused"));
+        if context.credentials().is_none() != self.caller.is_none() {
+            return Err(s3s::s3_error!(AccessDenied, "the request is signed in no known way"));
         }
-        // Both are set once, because this is called once.
-        self.trail.user.set(Arc::clone(&self.caller.name)).ok();
-        let pace = self.inner.limits.admit_user(self.client, self.caller.meters());
+        let caller = self.caller.as_ref();
+        let scene = Scene::of(context, caller, self.client);
+        if caller.is_none() && scene.is_none() {
+            let message = "this is not done for requests without a signature";
+            return Err(s3s::s3_error!(AccessDenied, "{message}"));
+        }
+        // All are set once, because this is called once.
+        if let Some(scene) = scene {
+            self.trail.scene.set(scene).ok();
+        }
+        if let Some(caller) = caller {
+            self.trail.user.set(Arc::clone(&caller.name)).ok();
+        }
+        let meters = caller.map_or((None, None), Caller::meters);
+        let pace = self.inner.limits.admit_user(self.client, meters);
         let pace = pace.map_err(|error| from_core(&error, About::Write, &self.request_id))?;
         self.trail.pace.set(pace).ok();
         Ok(())

@@ -32,7 +32,7 @@ use s3s::{
     stream::{ByteStream, DynByteStream, RemainingLength},
 };
 
-use crate::{framing::Frames, guard::Framing};
+use crate::{action::Scene, framing::Frames, guard::Framing};
 
 /// Signed chunks up to this size need no more memory than their connection has anyway.
 const CHUNK_FREE_BYTES: usize = 64 << 10;
@@ -46,6 +46,8 @@ pub(crate) struct Trail {
     pub(crate) user: OnceLock<Arc<str>>,
     /// At which pace bytes may go, known at the same time.
     pub(crate) pace: OnceLock<Option<Pace>>,
+    /// What it is about, known at the same time.
+    pub(crate) scene: OnceLock<Scene>,
     /// Why the body could not be read.
     fault: Mutex<Option<Error>>,
     /// The content of the answer.

@@ -3,8 +3,9 @@
 //! Not here: what a bucket holds (`object`), settings that no bucket has (`unset`).
 
 use larder_base::ErrorKind;
+use larder_core::{Acl, Ownership};
 use s3s::{
-    S3Request, S3Response,
+    S3Request, S3Response, S3Result,
     dto::{
         Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
         DeleteBucketOutput, GetBucketLocationInput, GetBucketLocationOutput, HeadBucketInput,
@@ -14,9 +15,10 @@ use s3s::{
 };
 
 use crate::{
+    acl,
     call::{Answer, Call},
     error::About,
-    lock, wire,
+    lock, public, wire,
 };
 
 /// The region that has no name where one can be given.
@@ -29,7 +31,9 @@ pub(crate) async fn create(
     call: &Call,
     request: S3Request<CreateBucketInput>,
 ) -> Answer<CreateBucketOutput> {
-    let input = request.input;
+    let S3Request { input, headers, .. } = request;
+    let ownership = input.object_ownership.as_ref().map(public::ownership).transpose()?;
+    let acl = acl::of_new_bucket(call, &headers, ownership).await?;
     let wanted = input
         .create_bucket_configuration
         .as_ref()
@@ -44,8 +48,12 @@ pub(crate) async fn create(
     let name = &input.bucket;
     let locked = input.object_lock_enabled_for_bucket.unwrap_or(false);
     match call.larder().create_bucket(&call.caller, name).await {
-        Ok(bucket) if locked => lock::enable(call, &bucket).await?,
-        Ok(_) => {}
+        Ok(bucket) => {
+            open(call, &bucket, &acl, ownership).await?;
+            if locked {
+                lock::enable(call, &bucket).await?;
+            }
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let known = call.larder().bucket(&call.caller, name).await.ok();
             let lacks_lock = locked && known.as_ref().is_some_and(|bucket| bucket.lock.is_none());
@@ -65,6 +73,25 @@ pub(crate) async fn create(
         Err(error) => return Err(call.error(&error, About::Bucket)),
     }
     Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
+}
+
+/// Sets what a new bucket opens.
+async fn open(
+    call: &Call,
+    bucket: &larder_core::Bucket,
+    acl: &Acl,
+    ownership: Option<Ownership>,
+) -> S3Result<()> {
+    let larder = call.larder();
+    if let Some(ownership) = ownership {
+        let set = larder.set_ownership(&call.caller, bucket, Some(ownership)).await;
+        set.map_err(call.fails(About::Bucket))?;
+    }
+    if !acl.grants.is_empty() {
+        let set = larder.set_bucket_acl(&call.caller, bucket, acl).await;
+        set.map_err(call.fails(About::Bucket))?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn head(
@@ -129,7 +156,7 @@ pub(crate) async fn list(
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(buckets),
         continuation_token: last.filter(|_| more).map(|last| crate::object::list::token(&last)),
-        owner: Some(wire::owner(call.caller.user)),
+        owner: Some(call.owner(call.caller.user).await?),
         prefix: input.prefix,
     }))
 }

@@ -1,7 +1,7 @@
 //! What is checked before the S3 library sees a request: it is no security boundary.
 //!
 //! Promises: what passes is signed in exactly one way, with signature version 4, for this service
-//! and this region; every header that S3 acts on is covered by the signature; whatever would
+//! and this region, or not at all; every header that S3 acts on is covered by the signature; whatever would
 //! change the meaning of a request and is not honoured here is refused, never ignored.
 //!
 //! Not here: whether the signature is right (the library, with the secret that `auth` finds),
@@ -48,9 +48,6 @@ enum Name {
 const REFUSED: &[(Name, &[&str])] = &[
     (Name::Begins("x-amz-server-side-encryption"), &[]),
     (Name::Begins("x-amz-copy-source-server-side-encryption"), &[]),
-    (Name::Is("x-amz-object-ownership"), &["BucketOwnerEnforced", "BucketOwnerPreferred"]),
-    (Name::Begins("x-amz-grant-"), &[]),
-    (Name::Is("x-amz-acl"), &["private", "bucket-owner-full-control"]),
     (Name::Is("x-amz-mfa"), &[]),
     (Name::Is("x-amz-write-offset-bytes"), &[]),
     (Name::Begins("x-amz-if-match-"), &[]),
@@ -127,8 +124,8 @@ pub(crate) enum Framing {
 /// What a request says about its signature.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// The access key id that it is signed with.
-    pub(crate) access_key: String,
+    /// The access key id that it is signed with; `None` without a signature.
+    pub(crate) access_key: Option<String>,
     /// How its body is framed.
     pub(crate) framing: Framing,
     /// The digest that a plain body must have.
@@ -162,15 +159,13 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
         (None, false) if headers.contains_key(header::AUTHORIZATION) => {
             return Err(Refusal::bad("InvalidArgument", "the Authorization header is no text"));
         }
-        (None, false) => {
-            return Err(Refusal::denied(
-                "AccessDenied",
-                "requests without a signature are refused",
-            ));
-        }
+        // Core knows what everybody may do.
+        (None, false) => Signed::not_at_all(),
     };
-    signed.check_scope(region)?;
-    signed.check_headers(headers)?;
+    if !signed.anonymous() {
+        signed.check_scope(region)?;
+        signed.check_headers(headers)?;
+    }
     if headers.get("x-amz-security-token").is_some_and(|token| !token.is_empty())
         || query.signing("X-Amz-Security-Token").is_some_and(|token| !token.is_empty())
     {
@@ -186,7 +181,8 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
     let key = if in_host { Some(path) } else { path.split_once('/').map(|(_, key)| key) };
     let has_key = key.is_some_and(|key| !key.is_empty());
     let content = head.method == Method::PUT && has_key && !query.document;
-    Ok(Claim { access_key: signed.access_key.into_owned(), framing, sha256, content })
+    let access_key = (!signed.anonymous()).then(|| signed.access_key.into_owned());
+    Ok(Claim { access_key, framing, sha256, content })
 }
 
 fn single(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -365,7 +361,8 @@ impl<'a> Signed<'a> {
         let digits = expires.bytes().all(|byte| byte.is_ascii_digit());
         let seconds = digits.then(|| expires.parse::<u64>().ok()).flatten();
         if !seconds.is_some_and(|seconds| (1..=EXPIRES_MAX).contains(&seconds)) {
-            return Err(wrong(format!("X-Amz-Expires must be 1 to {EXPIRES_MAX} seconds")));
+            let message = format!("X-Amz-Expires must be 1 to {EXPIRES_MAX} seconds");
+            return Err(Refusal::denied("AuthorizationQueryParametersError", message));
         }
         Self::new(need("X-Amz-Credential")?, need("X-Amz-SignedHeaders")?, true)
     }
@@ -397,6 +394,23 @@ impl<'a> Signed<'a> {
             headers: headers.split(';').map(str::to_ascii_lowercase).collect(),
             presigned,
         })
+    }
+
+    /// Of a request without a signature.
+    fn not_at_all() -> Self {
+        let none = Cow::Borrowed("");
+        Self {
+            access_key: none.clone(),
+            region: none.clone(),
+            service: none,
+            headers: Vec::new(),
+            presigned: false,
+        }
+    }
+
+    /// Whether there is none. The id of a key is never empty.
+    fn anonymous(&self) -> bool {
+        self.access_key.is_empty()
     }
 
     fn wrong_scope(&self, message: String) -> Refusal {
@@ -448,7 +462,7 @@ fn payload(headers: &HeaderMap, signed: &Signed<'_>) -> Result<(Framing, Option<
     let value = headers.get(NAME).map(|value| value.to_str().unwrap_or("?"));
     let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     match value {
-        None if signed.presigned => Ok((Framing::Plain, None)),
+        None if signed.presigned || signed.anonymous() => Ok((Framing::Plain, None)),
         None => Err(Refusal::bad("InvalidRequest", format!("the header {NAME} is missing"))),
         Some("UNSIGNED-PAYLOAD") => Ok((Framing::Plain, None)),
         Some(digest) if digest.len() == 64 && digest.bytes().all(hex) => {
@@ -457,6 +471,10 @@ fn payload(headers: &HeaderMap, signed: &Signed<'_>) -> Result<(Framing, Option<
         Some(streaming) if streaming.starts_with("STREAMING-") => {
             if signed.presigned {
                 return Err(Refusal::missing("a presigned URL takes no chunked body"));
+            }
+            if signed.anonymous() {
+                let message = "a request without a signature takes no chunked body";
+                return Err(Refusal::missing(message));
             }
             let signed = match streaming {
                 "STREAMING-UNSIGNED-PAYLOAD-TRAILER" => false,
@@ -560,14 +578,24 @@ mod tests {
         assert_eq!(with(&[("x-amz-meta-a", "1")], "host;x-amz-date;x-amz-meta-a"), None);
         assert_eq!(code("GET", &presigned(&[]), &[]), None);
         let claim = check(&head("PUT", &presigned(&[]), &[]), "us-east-1", false).expect("passes");
-        assert_eq!(claim.access_key, "AKIDEXAMPLE");
+        assert_eq!(claim.access_key.as_deref(), Some("AKIDEXAMPLE"));
         assert_eq!(claim.framing, Framing::Plain);
         assert!(claim.content);
     }
 
     #[test]
+    fn a_request_without_a_signature_is_of_nobody() {
+        let head = |headers: &[(&str, &str)]| head("PUT", "/b/k", headers);
+        let claim = check(&head(&[]), "us-east-1", false).expect("passes");
+        assert!(claim.access_key.is_none() && claim.content);
+        let length = ("x-amz-decoded-content-length", "5");
+        let chunked = ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER");
+        let refused = check(&head(&[chunked, length]), "us-east-1", false).expect_err("chunks");
+        assert_eq!(refused.code, "NotImplemented");
+    }
+
+    #[test]
     fn other_ways_to_sign_are_refused() {
-        assert_eq!(code("GET", "/b", &[]), Some(("AccessDenied", 403)));
         let old = Some(("InvalidRequest", 400));
         assert_eq!(code("GET", "/b", &[("authorization", "AWS a:b")]), old);
         assert_eq!(code("GET", "/b?AWSAccessKeyId=a&Signature=b&Expires=1", &[]), old);
@@ -622,8 +650,6 @@ mod tests {
         for (name, value) in [
             ("x-amz-server-side-encryption", "AES256"),
             ("x-amz-server-side-encryption-customer-key", "a"),
-            ("x-amz-grant-read", "id=1"),
-            ("x-amz-acl", "public-read"),
             ("x-amz-mfa", "1 2"),
             ("x-amz-meta-snowball-auto-extract", "true"),
             ("x-amz-write-offset-bytes", "1"),

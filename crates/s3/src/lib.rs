@@ -4,8 +4,8 @@
 //! `guard` (what must hold before anything is believed), `auth` (whose key it is), the S3 library
 //! (signature, XML, which operation), and one function in `bucket` or `object` that calls core.
 //!
-//! Promises: an operation runs only for a request that its caller's secret has signed, and core
-//! judges what the caller may do; what a request asks for is done or refused, never ignored;
+//! Promises: an operation runs only for a request that its caller's secret has signed, or in the
+//! name of nobody, and core judges what the caller may do; what a request asks for is done or refused, never ignored;
 //! content is verified against every digest that came with it before it is committed; no byte of
 //! a body is read before the signature is known to be good. The library's types stay in this
 //! crate.
@@ -18,11 +18,14 @@
     allow(clippy::indexing_slicing, clippy::string_slice, reason = "a test that panics fails")
 )]
 
+mod acl;
+mod action;
 mod auth;
 mod body;
 mod bucket;
 mod call;
 mod checksum;
+mod cors;
 mod error;
 mod framing;
 mod guard;
@@ -30,6 +33,8 @@ mod host;
 mod lock;
 mod object;
 mod operations;
+mod policy;
+mod public;
 mod tagging;
 mod unset;
 mod versioning;
@@ -52,7 +57,7 @@ use larder_base::{
     id::RequestId,
     memory::{ENTRY_WAIT_MAX, Use},
 };
-use larder_core::{Error, Larder};
+use larder_core::{Caller, Error, Larder};
 use larder_http::{
     Limits, Patience, Received, RequestBody, ResponseBody, Service, access_log, host as http_host,
     priority, problem,
@@ -156,6 +161,9 @@ impl Service for S3Door {
         let answer = inner.answer(&head, body, client, request_id, &trail).await;
         let response = answer.unwrap_or_else(|refusal| refusal.response(&request_id));
         let mut response = finish(response, &head);
+        if head.method != Method::OPTIONS {
+            cors::show(inner, &head, &mut response).await;
+        }
         let id = problem::request_id(&request_id);
         response.headers_mut().insert(AMZ_REQUEST_ID, id.clone());
         response.headers_mut().insert(problem::REQUEST_ID, id);
@@ -195,8 +203,10 @@ impl Inner {
     ) -> Result<Response<ResponseBody>, Refusal> {
         let from_core = |error: Error| Refusal::from_core(&error, &request_id);
         self.enter(head, client).map_err(from_core)?;
-        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let in_host = self.domain.as_ref().zip(host).and_then(|(domain, host)| domain.bucket(host));
+        let in_host = self.in_host(head);
+        if head.method == Method::OPTIONS {
+            return cors::preflight(self, head, in_host.as_deref(), &request_id).await;
+        }
         let claim = guard::check(head, &self.options.region, in_host.is_some())?;
         if !claim.content {
             // The library takes a document that is too long for a mistake of ours.
@@ -205,18 +215,13 @@ impl Inner {
                 Refusal::bad("MaxMessageLengthExceeded", message)
             })?;
         }
-        let signer = auth::find(self, &claim.access_key).await.map_err(|error| {
+        let signer = self.signer(head, claim.access_key.as_deref()).await.map_err(|error| {
             if error.kind() == ErrorKind::Unauthenticated {
                 return Refusal::denied("InvalidAccessKeyId", "there is no such access key");
             }
             from_core(error)
         })?;
-        let auth::Signer { mut caller, secrets } = signer;
-        if let Some(priority) = priority::wished(&head.headers) {
-            caller.wish(priority);
-        }
-        let secret = auth::choose(self, &claim.access_key, &secrets, head).await;
-        let secret = secret.ok_or_else(|| from_core(Error::internal("a key without secrets")))?;
+        let (caller, key) = signer.unzip();
         let md5 = match claim.content {
             true => None,
             false => checksum::md5_declared(&head.headers)
@@ -235,7 +240,8 @@ impl Inner {
         };
         let reading = Reading {
             framing: claim.framing,
-            sha256: claim.sha256.filter(|_| !claim.content),
+            // The library compares that of content, if it is signed.
+            sha256: claim.sha256.filter(|_| !claim.content || key.is_none()),
             md5,
             memory: self.larder.memory().clone(),
             env: self.env.clone(),
@@ -243,7 +249,11 @@ impl Inner {
         let request = library_request(head, body::request(body, reading, trail));
         let call = Call::new(self, caller.clone(), request_id, trail);
         let mut builder = S3ServiceBuilder::new(call);
-        builder.set_auth(auth::OneKey::new(&claim.access_key, secret));
+        match key {
+            Some(key) => builder.set_auth(key),
+            // Without any, the library would not ask who is let in.
+            None => builder.set_auth(auth::NoKey),
+        }
         builder.set_access(auth::Entry {
             inner: Arc::clone(self),
             caller,
@@ -260,6 +270,28 @@ impl Inner {
             from_core(Error::internal(detail))
         })?;
         self.convert(answer, request_id, trail).await
+    }
+
+    /// The bucket that the host of a request names.
+    fn in_host(&self, head: &Parts) -> Option<String> {
+        let host = head.headers.get(header::HOST)?.to_str().ok()?;
+        self.domain.as_ref()?.bucket(host)
+    }
+
+    /// Who has signed a request, and with what; `None` without a signature.
+    async fn signer(
+        &self,
+        head: &Parts,
+        access_key: Option<&str>,
+    ) -> Result<Option<(Caller, auth::OneKey)>, Error> {
+        let Some(access_key) = access_key else { return Ok(None) };
+        let auth::Signer { mut caller, secrets } = auth::find(self, access_key).await?;
+        if let Some(priority) = priority::wished(&head.headers) {
+            caller.wish(priority);
+        }
+        let secret = auth::choose(self, access_key, &secrets, head).await;
+        let secret = secret.ok_or_else(|| Error::internal("a key without secrets"))?;
+        Ok(Some((caller, auth::OneKey::new(access_key, secret))))
     }
 
     /// The library's answer as the server sends it.

@@ -7,11 +7,11 @@
 use s3s::{S3, S3Request, S3Response, S3Result, dto};
 
 use crate::{
-    bucket,
+    acl, bucket,
     call::Call,
-    lock,
+    cors, lock,
     object::{copy, delete, get, list, multipart, put},
-    tagging, unset, versioning,
+    policy, public, tagging, unset, versioning,
 };
 
 /// Declares the operations: method, name, what it takes and answers, and the function.
@@ -77,14 +77,41 @@ operations! {
             GetBucketVersioningInput GetBucketVersioningOutput versioning::get;
         put_bucket_versioning "PutBucketVersioning"
             PutBucketVersioningInput PutBucketVersioningOutput versioning::put;
-        get_bucket_acl "GetBucketAcl" GetBucketAclInput GetBucketAclOutput unset::bucket_acl;
+        get_bucket_acl "GetBucketAcl" GetBucketAclInput GetBucketAclOutput acl::get_bucket;
+        put_bucket_acl "PutBucketAcl" PutBucketAclInput PutBucketAclOutput acl::put_bucket;
+        get_bucket_policy "GetBucketPolicy"
+            GetBucketPolicyInput GetBucketPolicyOutput policy::get;
+        get_bucket_policy_status "GetBucketPolicyStatus"
+            GetBucketPolicyStatusInput GetBucketPolicyStatusOutput policy::status;
+        put_bucket_policy "PutBucketPolicy"
+            PutBucketPolicyInput PutBucketPolicyOutput policy::put;
+        delete_bucket_policy "DeleteBucketPolicy"
+            DeleteBucketPolicyInput DeleteBucketPolicyOutput policy::delete;
+        get_bucket_cors "GetBucketCors" GetBucketCorsInput GetBucketCorsOutput cors::get;
+        put_bucket_cors "PutBucketCors" PutBucketCorsInput PutBucketCorsOutput cors::put;
+        delete_bucket_cors "DeleteBucketCors"
+            DeleteBucketCorsInput DeleteBucketCorsOutput cors::delete;
+        get_public_access_block "GetPublicAccessBlock"
+            GetPublicAccessBlockInput GetPublicAccessBlockOutput public::get_block;
+        put_public_access_block "PutPublicAccessBlock"
+            PutPublicAccessBlockInput PutPublicAccessBlockOutput public::put_block;
+        delete_public_access_block "DeletePublicAccessBlock"
+            DeletePublicAccessBlockInput DeletePublicAccessBlockOutput public::delete_block;
+        get_bucket_ownership_controls "GetBucketOwnershipControls"
+            GetBucketOwnershipControlsInput GetBucketOwnershipControlsOutput public::get_ownership;
+        put_bucket_ownership_controls "PutBucketOwnershipControls"
+            PutBucketOwnershipControlsInput PutBucketOwnershipControlsOutput public::put_ownership;
+        delete_bucket_ownership_controls "DeleteBucketOwnershipControls"
+            DeleteBucketOwnershipControlsInput DeleteBucketOwnershipControlsOutput
+            public::delete_ownership;
 
         put_object "PutObject" PutObjectInput PutObjectOutput put::put;
         get_object "GetObject" GetObjectInput GetObjectOutput get::get;
         head_object "HeadObject" HeadObjectInput HeadObjectOutput get::head;
         get_object_attributes "GetObjectAttributes"
             GetObjectAttributesInput GetObjectAttributesOutput get::attributes;
-        get_object_acl "GetObjectAcl" GetObjectAclInput GetObjectAclOutput unset::object_acl;
+        get_object_acl "GetObjectAcl" GetObjectAclInput GetObjectAclOutput acl::get_object;
+        put_object_acl "PutObjectAcl" PutObjectAclInput PutObjectAclOutput acl::put_object;
         get_object_tagging "GetObjectTagging"
             GetObjectTaggingInput GetObjectTaggingOutput tagging::get;
         put_object_tagging "PutObjectTagging"
@@ -133,29 +160,17 @@ operations! {
             ListMultipartUploadsInput ListMultipartUploadsOutput multipart::list_uploads;
     }
     not_configured {
-        get_bucket_policy "GetBucketPolicy"
-            GetBucketPolicyInput GetBucketPolicyOutput "NoSuchBucketPolicy";
-        get_bucket_policy_status "GetBucketPolicyStatus"
-            GetBucketPolicyStatusInput GetBucketPolicyStatusOutput "NoSuchBucketPolicy";
-        get_bucket_cors "GetBucketCors"
-            GetBucketCorsInput GetBucketCorsOutput "NoSuchCORSConfiguration";
         get_bucket_lifecycle_configuration "GetBucketLifecycleConfiguration"
             GetBucketLifecycleConfigurationInput GetBucketLifecycleConfigurationOutput
             "NoSuchLifecycleConfiguration";
         get_bucket_encryption "GetBucketEncryption"
             GetBucketEncryptionInput GetBucketEncryptionOutput
             "ServerSideEncryptionConfigurationNotFoundError";
-        get_public_access_block "GetPublicAccessBlock"
-            GetPublicAccessBlockInput GetPublicAccessBlockOutput
-            "NoSuchPublicAccessBlockConfiguration";
         get_bucket_website "GetBucketWebsite"
             GetBucketWebsiteInput GetBucketWebsiteOutput "NoSuchWebsiteConfiguration";
         get_bucket_replication "GetBucketReplication"
             GetBucketReplicationInput GetBucketReplicationOutput
             "ReplicationConfigurationNotFoundError";
-        get_bucket_ownership_controls "GetBucketOwnershipControls"
-            GetBucketOwnershipControlsInput GetBucketOwnershipControlsOutput
-            "OwnershipControlsNotFoundError";
     }
     empty {
         get_bucket_logging "GetBucketLogging" GetBucketLoggingInput GetBucketLoggingOutput;

@@ -17,25 +17,33 @@ use bytes::Bytes;
 use larder_base::{ErrorKind, id::SpaceId};
 use larder_meta::{Snapshot, Version};
 
-use super::{bucket, path_of, versions::version_in};
+use super::{
+    bucket, path_of,
+    public::{limits_of, lists_count, within},
+    versions::version_in,
+};
 use crate::{
     Larder,
-    access::Right,
+    access::{Right, check_scope},
     caller::{Access, Caller, Scope},
-    entry::SpaceRef,
+    entry::{SpaceKind, SpaceRef},
     error::{Error, Result},
     object::{
         Acl, Ask, Bucket, BucketSetting, Compare, Effect, Grantee, Permission, Policy,
         PolicyCondition, Principals, Statement,
     },
     room::Room,
-    schema::{self, Space, SpaceState, User},
+    schema::{self, DirentBody, FileState, Space, SpaceState, User},
+    tree::lookup,
     txn::{self, Stored, transact},
     work::Priority,
 };
 
 /// Longest text of a setting, in bytes; S3 allows policies of 20 KiB.
 const SETTING_BYTES_MAX: usize = 64 << 10;
+
+/// What keys of conditions begin with that ask for a tag of the object.
+const TAG: &str = "s3:existingobjecttag/";
 
 impl Larder {
     /// The bucket, and as whom the request is to be done.
@@ -57,8 +65,15 @@ impl Larder {
         let found = stored.ok_or_else(missing)?.value;
         let policy = policy_of(&*snapshot, id).await?;
         let owns = caller.is_some_and(|caller| caller.user == found.owner && caller.link.is_none());
-        let said = policy.as_ref().map(|policy| (policy.value.says(caller, ask), policy.version));
-        if matches!(said, Some((Some(Effect::Deny), _))) && !(owns && ask.about_policy()) {
+        let told = match &policy {
+            Some(policy) if policy.value.asks_for_tags() => {
+                Some(with_tags(&*snapshot, id, &found, ask).await?)
+            }
+            _ => None,
+        };
+        let ask = told.as_ref().unwrap_or(ask);
+        let said = policy.as_ref().and_then(|policy| policy.value.says(caller, ask));
+        if said == Some(Effect::Deny) && !(owns && ask.about_policy()) {
             return Err(denied());
         }
         if let Some(caller) = caller
@@ -67,47 +82,25 @@ impl Larder {
         {
             return Ok((bucket(id, &found), caller.clone()));
         }
-        if let Some((Some(Effect::Allow), version)) = said {
+        // A key that opens less than its user may do opens no more than everybody may do.
+        let caller = caller.filter(|caller| check_scope(caller, id, ask.right()).is_ok());
+        let limits = limits_of(&*snapshot, id).await?;
+        if let Some(Stored { value: policy, version }) = policy
+            && policy.says(caller, ask) == Some(Effect::Allow)
+            && !(limits.restrict && policy.is_public())
+        {
             let record = (schema::bucket_setting_key(id, BucketSetting::Policy), version);
             let caller = self.on_behalf(&*snapshot, caller, (id, &found), ask, record).await?;
             return Ok((bucket(id, &found), caller));
         }
-        if let Some(record) = self.by_list(&*snapshot, caller, id, &found, ask).await? {
+        let who = Who { caller, public: !limits.ignore_acls };
+        if lists_count(&*snapshot, id).await?
+            && let Some(record) = by_list(&*snapshot, &who, id, &found, ask).await?
+        {
             let caller = self.on_behalf(&*snapshot, caller, (id, &found), ask, record).await?;
             return Ok((bucket(id, &found), caller));
         }
         Err(denied())
-    }
-
-    /// The record of an access list that allows it.
-    async fn by_list(
-        &self,
-        snapshot: &dyn Snapshot,
-        caller: Option<&Caller>,
-        id: SpaceId,
-        space: &Space,
-        ask: &Ask<'_>,
-    ) -> Result<Option<(Bytes, Version)>> {
-        if let Some(permission) = ask.on_bucket() {
-            let key = schema::bucket_setting_key(id, BucketSetting::Acl);
-            if let Some(stored) = txn::get::<Acl>(snapshot, &key).await?
-                && stored.value.allows(caller, permission)
-            {
-                return Ok(Some((key, stored.version)));
-            }
-        }
-        let (Some(permission), Some(key)) = (ask.on_object(), ask.key) else { return Ok(None) };
-        let Ok(path) = path_of(&bucket(id, space), key) else { return Ok(None) };
-        let room = Room::of_system(id, space.clone());
-        let version = ask.version;
-        let found = match version_in(snapshot, &room, &path, version).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            found => found?,
-        };
-        let allows =
-            found.1.object.as_ref().is_some_and(|info| info.acl.allows(caller, permission));
-        // An object is read in one snapshot: nothing needs to be compared later.
-        Ok(allows.then(|| (schema::space_key(id), Version(0))))
     }
 
     /// Who does in the name of the owner what a record allows.
@@ -197,7 +190,7 @@ impl Larder {
         self.put_setting(caller, bucket, BucketSetting::Acl, Some(acl)).await
     }
 
-    async fn put_setting<T: serde::Serialize + Sync>(
+    pub(super) async fn put_setting<T: serde::Serialize + Sync>(
         &self,
         caller: &Caller,
         bucket: &Bucket,
@@ -218,6 +211,76 @@ impl Larder {
         });
         Ok(())
     }
+}
+
+/// Whom a list is asked about, and whether what it gives to everybody counts.
+struct Who<'a> {
+    caller: Option<&'a Caller>,
+    public: bool,
+}
+
+/// The record of an access list that allows it.
+async fn by_list(
+    snapshot: &dyn Snapshot,
+    who: &Who<'_>,
+    id: SpaceId,
+    space: &Space,
+    ask: &Ask<'_>,
+) -> Result<Option<(Bytes, Version)>> {
+    if let Some(permission) = ask.on_bucket() {
+        let key = schema::bucket_setting_key(id, BucketSetting::Acl);
+        if let Some(stored) = txn::get::<Acl>(snapshot, &key).await?
+            && stored.value.allows(who, permission)
+        {
+            return Ok(Some((key, stored.version)));
+        }
+    }
+    let Some(permission) = ask.on_object() else { return Ok(None) };
+    let Some(state) = object_of(snapshot, id, space, ask).await? else { return Ok(None) };
+    let allows = state.object.as_ref().is_some_and(|info| info.acl.allows(who, permission));
+    // An object is read in one snapshot: nothing needs to be compared later.
+    Ok(allows.then(|| (schema::space_key(id), Version(0))))
+}
+
+/// The object that a request is about, if there is one.
+async fn object_of(
+    snapshot: &dyn Snapshot,
+    id: SpaceId,
+    space: &Space,
+    ask: &Ask<'_>,
+) -> Result<Option<FileState>> {
+    let Some(key) = ask.key else { return Ok(None) };
+    let Ok(path) = path_of(&bucket(id, space), key) else { return Ok(None) };
+    let room = Room::of_system(id, space.clone());
+    let found = if space.kind == SpaceKind::Bucket {
+        version_in(snapshot, &room, &path, ask.version).await.map(|(_, state, _)| Some(state))
+    } else {
+        lookup::resolve(snapshot, &room, &path).await.map(|found| match found.dirent.value.body {
+            DirentBody::File(state) => Some(state),
+            DirentBody::Dir | DirentBody::Ref(_) => None,
+        })
+    };
+    match found {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WrongType) => {
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
+/// A request with the tags of the object that it is about.
+async fn with_tags<'a>(
+    snapshot: &dyn Snapshot,
+    id: SpaceId,
+    space: &Space,
+    ask: &Ask<'a>,
+) -> Result<Ask<'a>> {
+    let mut told = ask.clone();
+    if let Some(info) = object_of(snapshot, id, space, ask).await?.and_then(|state| state.object) {
+        let tags = info.tags.iter();
+        told.context.extend(tags.map(|(key, value)| (format!("{TAG}{key}"), value.clone())));
+    }
+    Ok(told)
 }
 
 async fn policy_of(snapshot: &dyn Snapshot, id: SpaceId) -> Result<Option<Stored<Policy>>> {
@@ -252,6 +315,7 @@ impl Ask<'_> {
                 Some(Permission::Write)
             }
             "s3:GetBucketAcl" => Some(Permission::ReadAcp),
+            "s3:PutBucketAcl" => Some(Permission::WriteAcp),
             _ => None,
         }
     }
@@ -259,21 +323,26 @@ impl Ask<'_> {
     /// What an access list of the object must give for it.
     fn on_object(&self) -> Option<Permission> {
         match self.action {
-            "s3:GetObject" | "s3:GetObjectVersion" => Some(Permission::Read),
-            "s3:GetObjectAcl" => Some(Permission::ReadAcp),
+            "s3:GetObject"
+            | "s3:GetObjectVersion"
+            | "s3:GetObjectAttributes"
+            | "s3:GetObjectVersionAttributes" => Some(Permission::Read),
+            "s3:GetObjectAcl" | "s3:GetObjectVersionAcl" => Some(Permission::ReadAcp),
+            "s3:PutObjectAcl" | "s3:PutObjectVersionAcl" => Some(Permission::WriteAcp),
             _ => None,
         }
     }
 }
 
 impl Acl {
-    fn allows(&self, caller: Option<&Caller>, permission: Permission) -> bool {
+    fn allows(&self, who: &Who<'_>, permission: Permission) -> bool {
+        let caller = who.caller;
         self.grants.iter().any(|grant| {
             let gives = grant.gives == permission || grant.gives == Permission::Full;
             gives
                 && match grant.to {
-                    Grantee::Everybody => true,
-                    Grantee::Users => caller.is_some(),
+                    Grantee::Everybody => who.public,
+                    Grantee::Users => who.public && caller.is_some(),
                     Grantee::User(user) => caller.is_some_and(|caller| caller.user == user),
                 }
         })
@@ -281,6 +350,11 @@ impl Acl {
 }
 
 impl Policy {
+    fn asks_for_tags(&self) -> bool {
+        let mut conditions = self.statements.iter().flat_map(|statement| &statement.conditions);
+        conditions.any(|condition| condition.key.starts_with(TAG))
+    }
+
     /// What it says of this; nothing if no statement is about it.
     fn says(&self, caller: Option<&Caller>, ask: &Ask<'_>) -> Option<Effect> {
         let about = |effect| {
@@ -331,6 +405,7 @@ impl PolicyCondition {
         let fits = |value: &&str| match self.compare {
             Compare::Equal => self.values.iter().any(|one| one == value),
             Compare::Like => self.values.iter().any(|one| matches(one, value)),
+            Compare::Network => self.values.iter().any(|one| within(one, value)),
             Compare::EqualIgnoreCase | Compare::Null => wants(value),
         };
         values.iter().any(fits) != self.negated

@@ -17,7 +17,7 @@ use crate::{
     download::Download,
     entry::{SpaceRef, Target, UploadOptions},
     error::{Error, Result},
-    object::{Bucket, CopyOptions, ObjectEntry, ObjectInfo, VersionId, Versioning},
+    object::{Acl, Bucket, CopyOptions, ObjectEntry, ObjectInfo, VersionId, Versioning},
     room::Located,
     schema::{Content, DirentBody, FileState},
     tree::lookup,
@@ -88,7 +88,8 @@ impl Larder {
     ) -> Result<ObjectEntry> {
         let path = path_of(from.0, from.1).map_err(|_no_name| no_object())?;
         let (conditions, retention) = (options.conditions.clone(), options.retention);
-        let source = OtherObject { caller: caller.clone(), at: from.0.id.into(), path, options };
+        let reader = options.reader.clone().unwrap_or_else(|| caller.clone());
+        let source = OtherObject { caller: reader, at: from.0.id.into(), path, options };
         let path = path_of(to.0, to.1)?;
         // No reader may see the source's bytes go between the look at it and the commit.
         let _note = self.inner.epochs.note();
@@ -122,6 +123,11 @@ impl OtherObject {
     async fn look(&self, larder: &Larder, txn: &mut Txn) -> Result<Copied> {
         let at = self.at.clone();
         let room = larder.open_room(&*txn.snapshot, &self.caller, at, Right::Read).await?;
+        if let (Some(_), Some((key, version))) = (&self.options.reader, &self.caller.credential) {
+            // What lets them read must stand until the copy is there.
+            txn.hold(key.clone(), *version);
+            txn.login.push(key.clone());
+        }
         let (node, state) = match self.options.version {
             Some(version) if room.versioning() != Versioning::Off => {
                 let snapshot = Arc::clone(&txn.snapshot);
@@ -154,6 +160,12 @@ impl OtherObject {
             }
             None => (Arc::clone(&state.content_type), before),
         };
+        if let Some(info) = &mut info {
+            info.acl = Acl::default();
+        }
+        if self.options.acl != Acl::default() {
+            info.get_or_insert_default().acl = self.options.acl.clone();
+        }
         if let Some(checksum) = &self.options.checksum {
             info.get_or_insert_default().checksum = Some(checksum.clone());
         }

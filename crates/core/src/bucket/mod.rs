@@ -30,8 +30,11 @@ mod access;
 mod content;
 mod list;
 mod multipart;
+mod public;
 mod versions;
 mod walk;
+
+pub use public::is_network;
 
 /// Most buckets of one user; ten times what S3 gives to who does not ask for more.
 const BUCKETS_MAX: usize = 1000;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use larder_base::ErrorKind;
 use larder_core::{
     Acl, AclGrant, Ask, Bucket, BucketSetting, Caller, Compare, Conditions, Effect, Grantee,
-    ObjectInfo, Patterns, Permission, Policy, PolicyCondition, Principals, Result, Statement,
-    UploadOptions, testing::Fixture,
+    ObjectInfo, Ownership, Patterns, Permission, Policy, PolicyCondition, Principals, PublicAccess,
+    Result, Statement, UploadOptions, testing::Fixture,
 };
 
 use super::runtime;
@@ -162,5 +162,43 @@ fn i_acl_2_what_was_taken_back_allows_no_further_commit() {
         let object = larder.object(root, &bucket, "k", None).await.unwrap();
         assert_eq!(&*object.entry().id.to_string(), &*object.object().node.to_string());
         fixture.assert_sound().await;
+    });
+}
+
+#[test]
+fn i_acl_1_what_is_shut_to_everybody_stays_shut() {
+    runtime().block_on(async {
+        let (fixture, bucket, other) = stage().await;
+        let (larder, root) = (&fixture.larder, &fixture.root);
+        let public = gives(Grantee::Everybody, Permission::Read);
+        larder.set_bucket_acl(root, &bucket, &public).await.unwrap();
+        let all = statement(Effect::Allow, "*", &["s3:GetObject"], &["shared/a/*"]);
+        let policy = Policy { text: "{}".to_owned(), statements: vec![all] };
+        larder.set_bucket_policy(root, &bucket, Some(policy)).await.unwrap();
+        let (list, private) = (ask("s3:ListBucket", None), ask("s3:GetObject", Some("a/private")));
+        let open = ask("s3:GetObject", Some("a/public"));
+        let limits = PublicAccess { ignore_acls: true, ..PublicAccess::default() };
+        larder.set_public_access(root, &bucket, Some(limits)).await.unwrap();
+        for caller in [None, Some(&other)] {
+            assert!(!may(&fixture, caller, &list).await);
+            assert!(may(&fixture, caller, &private).await);
+        }
+        let limits = PublicAccess { restrict: true, ..PublicAccess::default() };
+        larder.set_public_access(root, &bucket, Some(limits)).await.unwrap();
+        for caller in [None, Some(&other)] {
+            assert!(may(&fixture, caller, &list).await && may(&fixture, caller, &open).await);
+            assert!(!may(&fixture, caller, &private).await);
+        }
+        larder.set_ownership(root, &bucket, Some(Ownership::Enforced)).await.unwrap();
+        assert!(!may(&fixture, Some(&other), &list).await);
+        assert!(!may(&fixture, None, &open).await && may(&fixture, Some(root), &open).await);
+        larder.set_ownership(root, &bucket, None).await.unwrap();
+        larder.set_public_access(root, &bucket, None).await.unwrap();
+        assert!(may(&fixture, None, &list).await && may(&fixture, None, &private).await);
+        // Nobody gets nothing, whatever was opened.
+        let nobody = Caller::nobody();
+        assert!(larder.object(&nobody, &bucket, "a/public", None).await.is_err());
+        assert!(larder.create_bucket(&nobody, "mine").await.is_err());
+        assert!(larder.buckets(&nobody).await.unwrap().is_empty());
     });
 }

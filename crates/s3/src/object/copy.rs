@@ -4,8 +4,8 @@
 //! have; the source is a bucket and a key as they stand, and nothing in it is resolved.
 
 use larder_core::{
-    Bucket, Conditions, CopyOptions, EtagSet, ObjectChecksum, ObjectEntry, ObjectInfo, VersionId,
-    Versioning,
+    Bucket, Caller, Conditions, CopyOptions, EtagSet, ObjectChecksum, ObjectEntry, ObjectInfo,
+    VersionId, Versioning,
 };
 use larder_http::condition::Verdict;
 use s3s::{
@@ -18,7 +18,8 @@ use s3s::{
 };
 
 use crate::{
-    call::{Answer, Call},
+    acl,
+    call::{Answer, Call, Way},
     checksum::{self, Hasher, show},
     error::About,
     lock::Asked,
@@ -33,14 +34,16 @@ pub(crate) async fn source(
     call: &Call,
     source: &CopySource,
     owner: Option<&str>,
-) -> S3Result<(Bucket, String, Option<VersionId>)> {
+) -> S3Result<(Bucket, String, Option<VersionId>, Caller)> {
     let CopySource::Bucket { bucket, key, version_id } = source else {
         return Err(s3_error!(NotImplemented, "access points are not offered"));
     };
     Call::check_key(key)?;
     let version = Call::version(version_id.as_deref())?;
-    let bucket = call.bucket(bucket, owner).await?;
-    Ok((bucket, key.to_string(), version))
+    let actions = if version.is_some() { &["s3:GetObjectVersion"] } else { &["s3:GetObject"] };
+    let (bucket, reader) =
+        call.enter(Way { bucket, key: Some(key), version, actions, owner }).await?;
+    Ok((bucket, key.to_string(), version, reader))
 }
 
 pub(crate) async fn copy(
@@ -54,9 +57,10 @@ pub(crate) async fn copy(
         input.checksum_algorithm.as_ref().map(|name| checksum::algorithm(name.as_str()));
     let algorithm = algorithm.transpose()?;
     let expected = input.expected_source_bucket_owner.as_deref();
-    let (from, from_key, version) = source(call, &input.copy_source, expected).await?;
+    let (from, from_key, version, reader) = source(call, &input.copy_source, expected).await?;
     let to = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let retention = asked_lock(&input).read(call.env().now(), &to)?;
+    let acl = acl::of_object(call, &to, &headers).await?;
     let given = wire::info(&headers, input.metadata.as_ref())?;
     let itself = from.id == to.id && from_key == input.key;
     let other_class = input.storage_class.is_some() || input.website_redirect_location.is_some();
@@ -64,7 +68,7 @@ pub(crate) async fn copy(
         let message = "this copy of an object to itself would change nothing";
         return Err(s3_error!(InvalidRequest, "{message}"));
     }
-    let download = call.larder().object(&call.caller, &from, &from_key, version).await;
+    let download = call.larder().object(&reader, &from, &from_key, version).await;
     let download = download.map_err(call.fails(About::Object))?;
     let object = download.object().clone();
     let (if_match, if_none_match) =
@@ -88,6 +92,8 @@ pub(crate) async fn copy(
     let replace = changes.of(&object, wire::content_type(&headers)?, given);
     let options = CopyOptions {
         version,
+        acl,
+        reader: Some(reader),
         retention,
         // What was judged is what must be copied.
         source: Conditions {

@@ -4,9 +4,9 @@
 //! itself, and conditions of one are its own.
 
 use futures_util::{StreamExt as _, stream};
-use larder_core::{Bucket, Conditions, EtagSet, Removed};
+use larder_core::{Bucket, Caller, Conditions, EtagSet, Removed};
 use s3s::{
-    S3Request, S3Response, S3Result,
+    S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
         DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
         DeletedObject, Error, ObjectIdentifier,
@@ -15,7 +15,7 @@ use s3s::{
 };
 
 use crate::{
-    call::{Answer, Call},
+    call::{Answer, Call, Way},
     error::About,
     wire,
 };
@@ -28,7 +28,7 @@ const AT_ONCE: usize = 32;
 
 async fn remove(
     call: &Call,
-    bucket: &Bucket,
+    (bucket, caller): (&Bucket, &Caller),
     (key, version): (&str, Option<&str>),
     bypass: bool,
     conditions: &Conditions,
@@ -36,7 +36,6 @@ async fn remove(
     Call::check_key(key)?;
     let version = Call::version(version)?;
     let larder = call.larder();
-    let caller = &call.caller;
     let removed = if bypass {
         larder.delete_object_bypassing(caller, bucket, key, version, conditions).await
     } else {
@@ -54,7 +53,8 @@ pub(crate) async fn one(
     let conditions = wire::conditions(input.if_match.as_ref(), None);
     let object = (input.key.as_str(), input.version_id.as_deref());
     let bypass = input.bypass_governance_retention.unwrap_or(false);
-    let removed = remove(call, &bucket, object, bypass, &conditions).await?;
+    let owned = (&bucket, &*call.caller);
+    let removed = remove(call, owned, object, bypass, &conditions).await?;
     let Removed { version, marker, .. } = removed;
     Ok(S3Response::new(DeleteObjectOutput {
         delete_marker: marker.then_some(true),
@@ -74,11 +74,16 @@ pub(crate) async fn many(
     }
     let bypass = input.bypass_governance_retention.unwrap_or(false);
     let quiet = input.delete.quiet.unwrap_or(false);
-    let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let bucket = &bucket;
+    let (bucket, owner) = (input.bucket.as_str(), input.expected_bucket_owner.as_deref());
+    if let Err(error) = call.bucket(bucket, owner).await
+        && (owner.is_some() || *error.code() != S3ErrorCode::AccessDenied)
+    {
+        return Err(error);
+    }
+    // Each object asks for itself: not all of them need be allowed.
     let mut results = stream::iter(objects)
         .map(|object| async move {
-            let result = named(call, bucket, &object, bypass).await;
+            let result = named(call, (bucket, owner), &object, bypass).await;
             (object, result)
         })
         .buffered(AT_ONCE);
@@ -114,7 +119,7 @@ pub(crate) async fn many(
 /// Removes one of many.
 async fn named(
     call: &Call,
-    bucket: &Bucket,
+    (bucket, owner): (&str, Option<&str>),
     object: &ObjectIdentifier,
     bypass: bool,
 ) -> S3Result<Removed> {
@@ -128,6 +133,11 @@ async fn named(
         text => EtagSet::These(vec![text.to_owned()]),
     });
     let conditions = Conditions { if_match, ..Conditions::default() };
+    let version = Call::version(object.version_id.as_deref())?;
+    let actions: &[_] =
+        if version.is_some() { &["s3:DeleteObjectVersion"] } else { &["s3:DeleteObject"] };
+    let way = Way { bucket, key: Some(&object.key), version, actions, owner };
+    let (bucket, caller) = call.enter(way).await?;
     let named = (object.key.as_str(), object.version_id.as_deref());
-    remove(call, bucket, named, bypass, &conditions).await
+    remove(call, (&bucket, &caller), named, bypass, &conditions).await
 }

@@ -132,7 +132,7 @@ pub(crate) async fn v1(
     let truncated = page.truncated;
     let last = page.entries.last().map(|entry| entry.name().to_owned());
     let (objects, prefixes) = split(page, url);
-    let owner = Some(wire::owner(bucket.owner));
+    let owner = Some(call.owner(bucket.owner).await?);
     let contents = objects.iter().map(|object| shown(object, url, owner.clone())).collect();
     let encoded = |text: String| wire::encoded(&text, url);
     Ok(S3Response::new(ListObjectsOutput {
@@ -168,7 +168,10 @@ pub(crate) async fn v2(
     let last = page.entries.last().map(|entry| token(entry.name()));
     let count = i32::try_from(page.entries.len()).unwrap_or(i32::MAX);
     let (objects, prefixes) = split(page, url);
-    let owner = input.fetch_owner.unwrap_or(false).then(|| wire::owner(bucket.owner));
+    let owner = match input.fetch_owner {
+        Some(true) => Some(call.owner(bucket.owner).await?),
+        _ => None,
+    };
     let contents = objects.iter().map(|object| shown(object, url, owner.clone())).collect();
     let encoded = |text: String| wire::encoded(&text, url);
     Ok(S3Response::new(ListObjectsV2Output {
@@ -219,16 +222,17 @@ pub(crate) async fn versions(
     };
     let (objects, prefixes) = split(page, url);
     let (markers, objects): (Vec<_>, Vec<_>) = objects.into_iter().partition(|one| one.marker);
+    let owner = call.owner(bucket.owner).await?;
     let markers = markers.into_iter().map(|object| DeleteMarkerEntry {
         is_latest: Some(object.latest),
         key: Some(wire::encoded(&object.key, url)),
         last_modified: Some(wire::time(object.modified)),
-        owner: Some(wire::owner(bucket.owner)),
+        owner: Some(owner.clone()),
         version_id: Some(object.version.to_string()),
     });
     let markers = markers.collect();
     let versions = objects.iter().map(|version| {
-        let object = shown(version, url, Some(wire::owner(bucket.owner)));
+        let object = shown(version, url, Some(owner.clone()));
         let class = object.storage_class.as_ref().map_or("STANDARD", ObjectStorageClass::as_str);
         ObjectVersion {
             storage_class: Some(ObjectVersionStorageClass::from(class.to_owned())),

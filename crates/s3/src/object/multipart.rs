@@ -22,6 +22,7 @@ use s3s::{
 
 use super::{copy, list, put};
 use crate::{
+    acl,
     call::{Answer, Call},
     checksum::{self, Digests, Hasher, show},
     error::About,
@@ -112,12 +113,13 @@ pub(crate) async fn create(
         until: input.object_lock_retain_until_date.as_ref(),
         hold: input.object_lock_legal_hold_status.as_ref(),
     };
-    let new = NewMultipart {
+    let mut new = NewMultipart {
         retention: lock.read(call.env().now(), &bucket)?,
         content_type: wire::content_type(&headers)?,
         info: wire::info(&headers, input.metadata.as_ref())?,
         checksum,
     };
+    new.info.acl = acl::of_object(call, &bucket, &headers).await?;
     let id = call.larder().create_multipart(&call.caller, &bucket, &input.key, new).await;
     let id = id.map_err(call.fails(About::Write))?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
@@ -162,11 +164,12 @@ pub(crate) async fn part_copy(
     let id = upload_id(&input.upload_id)?;
     let number = part_number(input.part_number)?;
     let expected = input.expected_source_bucket_owner.as_deref();
-    let (from, from_key, version) = copy::source(call, &input.copy_source, expected).await?;
+    let (from, from_key, version, reader) =
+        copy::source(call, &input.copy_source, expected).await?;
     let to = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let upload = MultipartRef { bucket: &to, key: &input.key, id };
     let info = info(call, upload).await?;
-    let download = call.larder().object(&call.caller, &from, &from_key, version).await;
+    let download = call.larder().object(&reader, &from, &from_key, version).await;
     let download = download.map_err(call.fails(About::Object))?;
     let object = download.object().clone();
     let (if_match, if_none_match) =
@@ -379,7 +382,7 @@ pub(crate) async fn list_parts(
         key: Some(input.key),
         max_parts: Some(number(limit)),
         next_part_number_marker: Some(last),
-        owner: Some(wire::owner(info.owner)),
+        owner: Some(call.owner(info.owner).await?),
         part_number_marker: Some(marker),
         parts: Some(shown),
         storage_class: Some(s3s::dto::StorageClass::from_static("STANDARD")),

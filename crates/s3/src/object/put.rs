@@ -12,6 +12,7 @@ use s3s::{
 };
 
 use crate::{
+    acl,
     body::{Arrival, Content},
     call::{Answer, Call},
     checksum::{Digests, Verified, show},
@@ -124,6 +125,7 @@ pub(crate) async fn put(
         hold: input.object_lock_legal_hold_status.as_ref(),
     };
     let (retention, hold) = lock.read(call.env().now(), &bucket)?;
+    info.acl = acl::of_object(call, &bucket, &headers).await?;
     let upload = call.larder().object_upload(&call.caller, &bucket, &input.key, options).await;
     let mut upload = upload.map_err(call.fails(About::Write))?;
     upload.retain(retention, hold);
