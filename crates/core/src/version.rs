@@ -137,14 +137,8 @@ impl Spot<'_> {
         let (id, node) = (self.id(), object.node);
         txn.frees();
         if number != object.state.revision {
-            let mut current = object.state.clone();
-            let dropped = take_older(txn, id, node, number, references).await?;
-            let retained = -forget(&mut current, &dropped);
-            let mut mark = current.mark();
-            mark.null = mark.null.filter(|null| *null != number);
-            current.version = Some(mark);
-            self.write(txn, Some(object), node, &current, retained);
-            return Ok(dropped);
+            let dropped = self.destroy_older(txn, object, &[number], references).await?;
+            return dropped.into_iter().next().ok_or_else(|| Error::not_found("version"));
         }
         require_unlocked(txn, &object.state)?;
         references.release(object.state.blob);
@@ -165,6 +159,30 @@ impl Spot<'_> {
         promoted.version = Some(mark);
         self.write(txn, Some(object), node, &promoted, -delta(promoted.size));
         Ok(object.state.clone())
+    }
+
+    /// Destroys older versions; answers them.
+    pub(crate) async fn destroy_older(
+        &self,
+        txn: &mut Txn,
+        object: &Object,
+        numbers: &[u64],
+        references: &mut References,
+    ) -> Result<Vec<FileState>> {
+        let (id, node) = (self.id(), object.node);
+        let mut current = object.state.clone();
+        let mut mark = current.mark();
+        let mut all = Vec::with_capacity(numbers.len());
+        let mut retained = 0;
+        for number in numbers {
+            let dropped = take_older(txn, id, node, *number, references).await?;
+            retained -= forget(&mut current, &dropped);
+            mark.null = mark.null.filter(|null| null != number);
+            all.push(dropped);
+        }
+        current.version = Some(mark);
+        self.write(txn, Some(object), node, &current, retained);
+        Ok(all)
     }
 
     /// Writes the current version of an object in place of the one before.

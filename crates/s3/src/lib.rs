@@ -27,8 +27,11 @@ mod error;
 mod framing;
 mod guard;
 mod host;
+mod lifecycle;
 mod object;
 mod operations;
+mod policy_form;
+mod post;
 mod unset;
 mod versioning;
 mod wire;
@@ -195,6 +198,10 @@ impl Inner {
         self.enter(head, client).map_err(from_core)?;
         let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let in_host = self.domain.as_ref().zip(host).and_then(|(domain, host)| domain.bucket(host));
+        if head.method == Method::POST && guard::is_form(&head.headers) {
+            let from = post::From { client, in_host, request_id };
+            return Box::pin(post::answer(self, head, body, from, trail)).await;
+        }
         let claim = guard::check(head, &self.options.region, in_host.is_some())?;
         if !claim.content {
             // The library takes a document that is too long for a mistake of ours.

@@ -9,6 +9,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, dto};
 use crate::{
     bucket,
     call::Call,
+    lifecycle,
     object::{copy, delete, get, list, multipart, put},
     unset, versioning,
 };
@@ -76,6 +77,14 @@ operations! {
             GetBucketVersioningInput GetBucketVersioningOutput versioning::get;
         put_bucket_versioning "PutBucketVersioning"
             PutBucketVersioningInput PutBucketVersioningOutput versioning::put;
+        get_bucket_lifecycle_configuration "GetBucketLifecycleConfiguration"
+            GetBucketLifecycleConfigurationInput GetBucketLifecycleConfigurationOutput
+            lifecycle::get;
+        put_bucket_lifecycle_configuration "PutBucketLifecycleConfiguration"
+            PutBucketLifecycleConfigurationInput PutBucketLifecycleConfigurationOutput
+            lifecycle::put;
+        delete_bucket_lifecycle "DeleteBucketLifecycle"
+            DeleteBucketLifecycleInput DeleteBucketLifecycleOutput lifecycle::delete;
         get_bucket_acl "GetBucketAcl" GetBucketAclInput GetBucketAclOutput unset::bucket_acl;
 
         put_object "PutObject" PutObjectInput PutObjectOutput put::put;
@@ -114,9 +123,6 @@ operations! {
             GetBucketPolicyStatusInput GetBucketPolicyStatusOutput "NoSuchBucketPolicy";
         get_bucket_cors "GetBucketCors"
             GetBucketCorsInput GetBucketCorsOutput "NoSuchCORSConfiguration";
-        get_bucket_lifecycle_configuration "GetBucketLifecycleConfiguration"
-            GetBucketLifecycleConfigurationInput GetBucketLifecycleConfigurationOutput
-            "NoSuchLifecycleConfiguration";
         get_bucket_tagging "GetBucketTagging"
             GetBucketTaggingInput GetBucketTaggingOutput "NoSuchTagSet";
         get_bucket_encryption "GetBucketEncryption"

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use larder_base::{ErrorKind, id::SpaceId};
 use larder_meta::{Snapshot, Version};
 
-use super::{bucket, path_of, versions::version_in};
+use super::{bucket, lifecycle::bucket_rules_of, path_of, versions::version_in};
 use crate::{
     Larder,
     access::Right,
@@ -152,6 +152,9 @@ impl Larder {
         Ok(match setting {
             BucketSetting::Policy => {
                 txn::get::<Policy>(&*snapshot, &key).await?.map(|stored| stored.value.text)
+            }
+            BucketSetting::Lifecycle => {
+                bucket_rules_of(&*snapshot, bucket.id).await?.map(|stored| stored.value.text)
             }
             _ => txn::get::<String>(&*snapshot, &key).await?.map(|stored| stored.value),
         })
