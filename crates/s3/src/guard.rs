@@ -205,7 +205,8 @@ pub(crate) fn check_form(head: &Parts, in_host: bool) -> Result<Option<String>, 
         return Err(Refusal::missing(format!("parameter {unknown:?} is not offered")));
     }
     let path = path.trim_start_matches('/');
-    let (bucket, key) = if in_host { ("", path) } else { path.split_once('/').unwrap_or((path, "")) };
+    let (bucket, key) =
+        if in_host { ("", path) } else { path.split_once('/').unwrap_or((path, "")) };
     if !key.is_empty() || query.document || (bucket.is_empty() && !in_host) {
         let message = "a form is sent to a bucket";
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message));
@@ -220,7 +221,7 @@ pub(crate) fn check_credential(
 ) -> Result<(String, String), Refusal> {
     let signed = Signed::new(credential, "", true)?;
     signed.check_scope(region)?;
-    let date = credential.splitn(3, '/').nth(1).unwrap_or_default().to_owned();
+    let date = credential.split('/').nth(1).unwrap_or_default().to_owned();
     Ok((signed.access_key.into_owned(), date))
 }
 

@@ -68,7 +68,8 @@ pub(crate) async fn get(
         error.set_status_code(http::StatusCode::NOT_FOUND);
         return Err(error);
     };
-    let document = BucketLifecycleConfiguration::deserialize(&mut Deserializer::new(text.as_bytes()));
+    let document =
+        BucketLifecycleConfiguration::deserialize(&mut Deserializer::new(text.as_bytes()));
     let document = document.map_err(|error| internal(&error))?;
     Ok(S3Response::new(GetBucketLifecycleConfigurationOutput {
         rules: Some(document.rules),

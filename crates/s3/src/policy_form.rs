@@ -16,8 +16,9 @@ use crate::error::Refusal;
 /// Fields that need no condition.
 const FREE: &[&str] = &["awsaccesskeyid", "signature", "x-amz-signature", "policy", "file"];
 
-/// A field may have any value, or no condition, with this before its name.
-const IGNORED: &str = "x-ignore-";
+/// Fields that need none with this before their names: those that mean nothing, and digests,
+/// which can only make the form be refused.
+const FREE_BEGINNINGS: &[&str] = &["x-ignore-", "x-amz-checksum-", "x-amz-sdk-checksum-"];
 
 /// How a field is compared.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,8 +61,10 @@ impl Policy {
             serde_json::from_slice(&bytes).map_err(|_| malformed("it is no JSON"))?;
         let expires = document.get("expiration").and_then(Value::as_str);
         let expires = expires.ok_or_else(|| malformed("the expiration is missing"))?;
-        let expires = expires.parse::<Timestamp>();
-        let expires = expires.map_err(|_| malformed("the expiration is no time"))?;
+        // Of the ways to write a time this is the one of S3.
+        let expires = Some(expires).filter(|text| text.contains('T') && text.ends_with('Z'));
+        let expires = expires.and_then(|text| text.parse::<Timestamp>().ok());
+        let expires = expires.ok_or_else(|| malformed("the expiration is no time"))?;
         let list = document.get("conditions").and_then(Value::as_array);
         let list = list.ok_or_else(|| malformed("the list of conditions is missing"))?;
         let mut policy = Self { expires, conditions: Vec::new(), length: None };
@@ -144,7 +147,8 @@ impl Policy {
             }
         }
         for (name, value) in fields {
-            let free = FREE.contains(&name.as_str()) || name.starts_with(IGNORED);
+            let free = FREE.contains(&name.as_str())
+                || FREE_BEGINNINGS.iter().any(|start| name.starts_with(start));
             if name == "bucket" && value != bucket {
                 return Err(violated("the form names another bucket".to_owned()));
             }
@@ -215,7 +219,9 @@ mod tests {
         ] {
             assert_eq!(policy(conditions).err(), Some("InvalidPolicyDocument"), "{conditions}");
         }
-        for text in ["{}", r#"{"EXPIRATION":"2030-01-01T00:00:00Z","conditions":[]}"#, "x"] {
+        let spaced = r#"{"expiration":"2030-01-01 00:00:00+00:00","conditions":[]}"#;
+        for text in ["{}", spaced, r#"{"EXPIRATION":"2030-01-01T00:00:00Z","conditions":[]}"#, "x"]
+        {
             assert!(Policy::parse(&STANDARD.encode(text)).is_err(), "{text}");
         }
         assert!(Policy::parse("####").is_err());

@@ -26,9 +26,7 @@ use futures_util::{
     stream,
 };
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use larder_base::{ErrorKind, id::RequestId};
 use larder_core::{Bucket, Caller, Error, ObjectDigest, ObjectInfo, UploadOptions, Written};
 use larder_http::{RequestBody, ResponseBody, body::PAUSE, priority};
@@ -539,8 +537,11 @@ impl Done {
                 *response.status_mut() = *status;
                 let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let path = head.uri.path().trim_end_matches('/');
-                let location =
-                    format!("http://{}{path}/{}", host.unwrap_or_default(), wire::encoded(key, true));
+                let location = format!(
+                    "http://{}{path}/{}",
+                    host.unwrap_or_default(),
+                    wire::encoded(key, true)
+                );
                 if *status == StatusCode::CREATED {
                     let [place, name, key, etag] =
                         [location.as_str(), &bucket.name, key, etag].map(escaped);
@@ -571,7 +572,8 @@ fn describe(headers: &mut HeaderMap, etag: &str, written: &Written, end: Option<
         (HeaderName::from_static("x-amz-version-id"), version),
         (HeaderName::from_static("x-amz-expiration"), end),
     ] {
-        headers.extend(value.and_then(|value| HeaderValue::try_from(value).ok()).map(|it| (name, it)));
+        headers
+            .extend(value.and_then(|value| HeaderValue::try_from(value).ok()).map(|it| (name, it)));
     }
 }
 
@@ -653,10 +655,7 @@ mod tests {
             ("x-amz-algorithm", "AWS4-HMAC-SHA256"),
             ("x-amz-credential", "AKIAIOSFODNN7EXAMPLE/20151229/us-east-1/s3/aws4_request"),
             ("x-amz-date", "20151229T000000Z"),
-            (
-                "x-amz-signature",
-                "8afdbf4008c03f22c2cd3cdb72e4afbb1f6a588f3255ac628749a66d7f09699e",
-            ),
+            ("x-amz-signature", "8afdbf4008c03f22c2cd3cdb72e4afbb1f6a588f3255ac628749a66d7f09699e"),
         ];
         let seal = Seal::read(&fields(&pairs), "us-east-1");
         let seal = seal.unwrap_or_else(|error| panic!("{error:?}"));

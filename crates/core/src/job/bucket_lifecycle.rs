@@ -250,10 +250,7 @@ fn trims(rules: &[BucketRule], name: &EntryName) -> bool {
 }
 
 /// The enabled rules of a bucket, and a room for applying them; nothing if there are none.
-async fn rules_of(
-    snapshot: &dyn Snapshot,
-    id: SpaceId,
-) -> Result<Option<(Room, Vec<BucketRule>)>> {
+async fn rules_of(snapshot: &dyn Snapshot, id: SpaceId) -> Result<Option<(Room, Vec<BucketRule>)>> {
     let Some(stored) = bucket_rules_of(snapshot, id).await? else { return Ok(None) };
     let space = txn::get::<Space>(snapshot, &schema::space_key(id)).await?;
     let Some(space) = space.filter(|space| space.value.state == SpaceState::Enabled) else {
@@ -267,10 +264,7 @@ async fn rules_of(
 }
 
 /// The same for a change: space and rules must be the same at the commit.
-async fn enter_rules(
-    txn: &mut Txn,
-    id: SpaceId,
-) -> Result<Option<(Room, Vec<BucketRule>, Chain)>> {
+async fn enter_rules(txn: &mut Txn, id: SpaceId) -> Result<Option<(Room, Vec<BucketRule>, Chain)>> {
     let rules = schema::bucket_setting_key(id, BucketSetting::Lifecycle);
     for key in [schema::space_key(id), rules] {
         match txn.snapshot.get(&key).await? {
