@@ -79,6 +79,7 @@ pub use account::{
 };
 pub use blob::{read::Body, write::Stores};
 pub use bucket::is_network;
+pub use bucket::lifecycle::{BucketExpire, BucketLifecycle, BucketRule};
 pub use caller::{Access, Caller, CredentialKind, Credentials, Scope};
 pub use download::Download;
 pub use entry::{
@@ -149,6 +150,8 @@ pub struct Config {
     pub feed_entries_max: u64,
     /// Pause between two walks that apply lifecycle rules.
     pub lifecycle_interval: Duration,
+    /// What a day is to lifecycle rules of buckets.
+    pub lifecycle_day: Duration,
     /// How long operations with an `Idempotency-Key` are remembered.
     pub idempotency_retention: Duration,
     /// Most of them that are remembered for one user.
@@ -187,6 +190,7 @@ impl Default for Config {
             feed_retention: Some(Duration::from_secs(7 * 24 * 3600)),
             feed_entries_max: 1_000_000,
             lifecycle_interval: Duration::from_secs(3600),
+            lifecycle_day: bucket::lifecycle::DAY,
             idempotency_retention: Duration::from_secs(24 * 3600),
             idempotency_keys_max: 250_000,
             upload_session_ttl: Duration::from_secs(3600),

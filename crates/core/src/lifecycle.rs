@@ -21,7 +21,7 @@ use crate::{
     Larder,
     access::Right,
     caller::Caller,
-    entry::SpaceRef,
+    entry::{SpaceKind, SpaceRef},
     error::{Error, Result},
     schema::{self, Lifecycle},
     txn::{self, Stored, transact},
@@ -114,7 +114,8 @@ impl Larder {
     /// Replaces the lifecycle rules of a space; answers them. Those that name the id of an
     /// existing rule keep it.
     ///
-    /// Errors: `Invalid` for a rule that cannot be kept.
+    /// Errors: `Invalid` for a rule that cannot be kept; `Conflict` for a bucket, whose rules are
+    /// others.
     pub async fn set_lifecycle(
         &self,
         caller: &Caller,
@@ -124,7 +125,11 @@ impl Larder {
         check(&new)?;
         let id = self.locate_space(caller, space).await?;
         let (rules, _) = transact!(self, id, |txn| {
-            self.enter_space(&mut txn, caller, id, Right::Manage).await?;
+            let space = self.enter_space(&mut txn, caller, id, Right::Manage).await?;
+            if space.kind == SpaceKind::Bucket {
+                let detail = "the lifecycle rules of a bucket are set over S3";
+                return Err(Error::new(ErrorKind::Conflict, detail));
+            }
             let key = schema::lifecycle_key(id);
             let stored = lifecycle_of(&*txn.snapshot, id).await?;
             let known: BTreeSet<RuleId> =

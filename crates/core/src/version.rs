@@ -169,6 +169,30 @@ impl Spot<'_> {
         Ok(object.state.clone())
     }
 
+    /// Destroys older versions; answers them.
+    pub(crate) async fn destroy_older(
+        &self,
+        txn: &mut Txn,
+        object: &Object,
+        numbers: &[u64],
+        references: &mut References,
+    ) -> Result<Vec<FileState>> {
+        let (id, node) = (self.id(), object.node);
+        let mut current = object.state.clone();
+        let mut mark = current.mark();
+        let mut all = Vec::with_capacity(numbers.len());
+        let mut retained = 0;
+        for number in numbers {
+            let dropped = take_older(txn, (id, node), *number, false, references).await?;
+            retained -= forget(&mut current, &dropped);
+            mark.null = mark.null.filter(|null| null != number);
+            all.push(dropped);
+        }
+        current.version = Some(mark);
+        self.write(txn, Some(object), node, &current, retained);
+        Ok(all)
+    }
+
     /// Writes the current version of an object in place of the one before.
     fn write(
         &self,

@@ -271,6 +271,7 @@ async fn open_larder(
         feed_entries_max: config.feed_entries_max as u64,
         collect_interval: config.collect_interval,
         lifecycle_interval: config.lifecycle_interval,
+        lifecycle_day: config.lifecycle_day,
         idempotency_retention: config.idempotency_retention,
         idempotency_keys_max: config.idempotency_keys_max as u64,
         scrub_interval: config.scrub_interval,

@@ -23,6 +23,9 @@ use crate::{
     error::About,
 };
 
+/// The header of canned lists.
+pub(crate) const CANNED: &str = "x-amz-acl";
+
 const EVERYBODY: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
 const USERS: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
 
@@ -102,14 +105,14 @@ async fn asked(call: &Call, headers: &HeaderMap) -> S3Result<Option<Asked>> {
             grants.push(AclGrant { to, gives: *gives });
         }
     }
-    if !headers.contains_key("x-amz-acl") {
+    if !headers.contains_key(CANNED) {
         return if named { list(grants).map(Some) } else { Ok(None) };
     }
     if named {
         let message = "canned lists and grants cannot both be asked for";
         return Err(s3_error!(InvalidRequest, "{message}"));
     }
-    canned(header(headers, "x-amz-acl").unwrap_or_default()).map(Some)
+    canned(header(headers, CANNED).unwrap_or_default()).map(Some)
 }
 
 fn list(grants: Vec<AclGrant>) -> S3Result<Asked> {

@@ -7,7 +7,7 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Uri, request::Parts};
 use larder_core::{Caller, VersionId};
 use percent_encoding::percent_decode_str;
 use s3s::{access::S3AccessContext, path::S3Path};
@@ -71,6 +71,26 @@ impl Scene {
             actions: actions(context.s3_op().name(), version.is_some())?,
             context: told(context.uri(), context.headers(), caller, client),
         })
+    }
+}
+
+impl Scene {
+    /// What a form is about, which makes an object with these tags and this canned list.
+    pub(crate) fn of_form(
+        head: &Parts,
+        (bucket, key): (&str, &str),
+        (tags, acl): (&[(String, String)], Option<&str>),
+        caller: Option<&Caller>,
+        client: IpAddr,
+    ) -> Option<Self> {
+        let mut context = told(&head.uri, &head.headers, caller, client);
+        context.retain(|(name, _)| !name.starts_with("s3:"));
+        context.extend(acl.map(|acl| ("s3:x-amz-acl".to_owned(), acl.to_owned())));
+        for (name, value) in tags {
+            context.push((format!("s3:requestobjecttag/{name}"), value.clone()));
+        }
+        let (bucket, key) = (bucket.to_owned(), Some(key.to_owned()));
+        Some(Self { bucket, key, version: None, actions: actions("PostObject", false)?, context })
     }
 }
 

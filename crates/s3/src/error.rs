@@ -275,7 +275,7 @@ fn message_of(code: &str) -> Option<&'static str> {
 }
 
 /// Text for an XML document; characters that it cannot hold become `?`.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

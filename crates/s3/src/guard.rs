@@ -146,9 +146,6 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
         return Err(Refusal::bad("InvalidRequest", message));
     }
     refused(headers)?;
-    if head.method == Method::POST && is_form(headers) {
-        return Err(Refusal::missing("uploads by HTML forms are not offered"));
-    }
     let signed = match (authorization(headers), query.has_signature()) {
         (Some(_), true) => {
             let message = "only one way to sign a request may be used";
@@ -183,6 +180,42 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
     let content = head.method == Method::PUT && has_key && !query.document;
     let access_key = (!signed.anonymous()).then(|| signed.access_key.into_owned());
     Ok(Claim { access_key, framing, sha256, content })
+}
+
+/// Checks the head of a form; answers the bucket that it is for, unless its host names that. What
+/// signs a form is in it.
+pub(crate) fn check_form(head: &Parts, in_host: bool) -> Result<Option<String>, Refusal> {
+    let headers = &head.headers;
+    single(headers)?;
+    let path = text(head.uri.path())?;
+    let query = Query::parse(head.uri.query().unwrap_or_default())?;
+    if headers.contains_key(header::AUTHORIZATION) || query.has_signature() || query.legacy {
+        let message = "a form is signed by its fields, and by nothing else";
+        return Err(Refusal::bad("InvalidArgument", message));
+    }
+    refused(headers)?;
+    if let Some(unknown) = &query.unknown {
+        return Err(Refusal::missing(format!("parameter {unknown:?} is not offered")));
+    }
+    let path = path.trim_start_matches('/');
+    let (bucket, key) =
+        if in_host { ("", path) } else { path.split_once('/').unwrap_or((path, "")) };
+    if !key.is_empty() || query.document || (bucket.is_empty() && !in_host) {
+        let message = "a form is sent to a bucket";
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message));
+    }
+    Ok(Some(bucket.to_owned()).filter(|bucket| !bucket.is_empty()))
+}
+
+/// Checks the credential of a form: its access key and its date.
+pub(crate) fn check_credential(
+    credential: &str,
+    region: &str,
+) -> Result<(String, String), Refusal> {
+    let signed = Signed::new(credential, "", true)?;
+    signed.check_scope(region)?;
+    let date = credential.split('/').nth(1).unwrap_or_default().to_owned();
+    Ok((signed.access_key.into_owned(), date))
 }
 
 fn single(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -231,7 +264,8 @@ fn authorization(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
+/// Whether the body of a request is a form of a browser.
+pub(crate) fn is_form(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     let form = b"multipart/form-data";
     value.get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form))
@@ -668,8 +702,27 @@ mod tests {
         assert_eq!(with_target("DELETE", "/b?unknown", &[], "host;x-amz-date"), missing);
         assert_eq!(with_target("GET", "/b?unknown", &[], "host;x-amz-date"), None);
         assert_eq!(with_target("DELETE", "/b?tagging", &[], "host;x-amz-date"), None);
-        let form = [("content-type", "Multipart/Form-Data; boundary=a")];
-        assert_eq!(code("POST", "/b", &form), missing);
+    }
+
+    #[test]
+    fn forms_go_to_buckets_and_sign_themselves() {
+        let form = |target: &str, in_host, headers: &[(&str, &str)]| {
+            check_form(&head("POST", target, headers), in_host).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(form("/b", false, &[]), Ok(Some("b".to_owned())));
+        assert_eq!(form("/b/", false, &[]), Ok(Some("b".to_owned())));
+        assert_eq!(form("/", true, &[]), Ok(None));
+        for (target, in_host) in [("/b/k", false), ("/k", true), ("/", false), ("/b?acl", false)] {
+            assert_eq!(form(target, in_host, &[]), Err("MethodNotAllowed"), "{target}");
+        }
+        assert_eq!(form("/b", false, &[("authorization", "x")]), Err("InvalidArgument"));
+        assert_eq!(form("/b?X-Amz-Signature=0", false, &[]), Err("InvalidArgument"));
+        assert_eq!(form("/b?unknown", false, &[]), Err("NotImplemented"));
+        let headers = [("content-type", "Multipart/Form-Data; boundary=a")];
+        assert!(is_form(&head("POST", "/b", &headers).headers));
+        let (key, date) = check_credential(SCOPE, "us-east-1").expect("passes");
+        assert_eq!((&*key, &*date), ("AKIDEXAMPLE", "20250101"));
+        assert!(check_credential(SCOPE, "eu").is_err() && check_credential("a", "eu").is_err());
     }
 
     #[test]

@@ -30,10 +30,13 @@ mod error;
 mod framing;
 mod guard;
 mod host;
+mod lifecycle;
 mod lock;
 mod object;
 mod operations;
 mod policy;
+mod policy_form;
+mod post;
 mod public;
 mod tagging;
 mod unset;
@@ -206,6 +209,10 @@ impl Inner {
         let in_host = self.in_host(head);
         if head.method == Method::OPTIONS {
             return cors::preflight(self, head, in_host.as_deref(), &request_id).await;
+        }
+        if head.method == Method::POST && guard::is_form(&head.headers) {
+            let from = post::From { client, in_host, request_id };
+            return Box::pin(post::answer(self, head, body, from, trail)).await;
         }
         let claim = guard::check(head, &self.options.region, in_host.is_some())?;
         if !claim.content {

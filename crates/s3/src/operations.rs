@@ -9,7 +9,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, dto};
 use crate::{
     acl, bucket,
     call::Call,
-    cors, lock,
+    cors, lifecycle, lock,
     object::{copy, delete, get, list, multipart, put},
     policy, public, tagging, unset, versioning,
 };
@@ -104,6 +104,14 @@ operations! {
         delete_bucket_ownership_controls "DeleteBucketOwnershipControls"
             DeleteBucketOwnershipControlsInput DeleteBucketOwnershipControlsOutput
             public::delete_ownership;
+        get_bucket_lifecycle_configuration "GetBucketLifecycleConfiguration"
+            GetBucketLifecycleConfigurationInput GetBucketLifecycleConfigurationOutput
+            lifecycle::get;
+        put_bucket_lifecycle_configuration "PutBucketLifecycleConfiguration"
+            PutBucketLifecycleConfigurationInput PutBucketLifecycleConfigurationOutput
+            lifecycle::put;
+        delete_bucket_lifecycle "DeleteBucketLifecycle"
+            DeleteBucketLifecycleInput DeleteBucketLifecycleOutput lifecycle::delete;
 
         put_object "PutObject" PutObjectInput PutObjectOutput put::put;
         get_object "GetObject" GetObjectInput GetObjectOutput get::get;
@@ -160,9 +168,6 @@ operations! {
             ListMultipartUploadsInput ListMultipartUploadsOutput multipart::list_uploads;
     }
     not_configured {
-        get_bucket_lifecycle_configuration "GetBucketLifecycleConfiguration"
-            GetBucketLifecycleConfigurationInput GetBucketLifecycleConfigurationOutput
-            "NoSuchLifecycleConfiguration";
         get_bucket_encryption "GetBucketEncryption"
             GetBucketEncryptionInput GetBucketEncryptionOutput
             "ServerSideEncryptionConfigurationNotFoundError";

@@ -14,9 +14,10 @@ use s3s::{
         DeleteBucketTaggingInput, DeleteBucketTaggingOutput, DeleteObjectTaggingInput,
         DeleteObjectTaggingOutput, GetBucketTaggingInput, GetBucketTaggingOutput,
         GetObjectTaggingInput, GetObjectTaggingOutput, PutBucketTaggingInput,
-        PutBucketTaggingOutput, PutObjectTaggingInput, PutObjectTaggingOutput, Tag,
+        PutBucketTaggingOutput, PutObjectTaggingInput, PutObjectTaggingOutput, Tag, Tagging,
     },
     s3_error,
+    xml::{Deserialize as _, Deserializer},
 };
 
 use crate::{
@@ -66,6 +67,13 @@ pub(crate) fn of_header(headers: &HeaderMap) -> S3Result<Tags> {
         }
     }
     checked(tags, OBJECT_TAGS_MAX)
+}
+
+/// The tags that the field of a form gives an object: the text of a document.
+pub(crate) fn of_field(text: &str) -> S3Result<Tags> {
+    let document = Tagging::deserialize(&mut Deserializer::new(text.as_bytes()));
+    let document = document.map_err(|_| s3_error!(MalformedXML, "tagging is no Tagging"))?;
+    of_document(document.tag_set, OBJECT_TAGS_MAX)
 }
 
 /// The tags of a document.

@@ -18,7 +18,9 @@ use larder_base::{ErrorKind, id::SpaceId};
 use larder_meta::{Snapshot, Version};
 
 use super::{
-    bucket, path_of,
+    bucket,
+    lifecycle::bucket_rules_of,
+    path_of,
     public::{limits_of, lists_count, within},
     versions::version_in,
 };
@@ -145,6 +147,9 @@ impl Larder {
         Ok(match setting {
             BucketSetting::Policy => {
                 txn::get::<Policy>(&*snapshot, &key).await?.map(|stored| stored.value.text)
+            }
+            BucketSetting::Lifecycle => {
+                bucket_rules_of(&*snapshot, bucket.id).await?.map(|stored| stored.value.text)
             }
             _ => txn::get::<String>(&*snapshot, &key).await?.map(|stored| stored.value),
         })

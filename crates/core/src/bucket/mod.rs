@@ -28,6 +28,7 @@ use crate::{
 
 mod access;
 mod content;
+pub(crate) mod lifecycle;
 mod list;
 mod multipart;
 mod public;

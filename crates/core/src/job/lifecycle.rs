@@ -37,34 +37,34 @@ use crate::{
 };
 
 /// Entries looked at per page.
-const PAGE: usize = 512;
+pub(super) const PAGE: usize = 512;
 
 /// Pages after which it is written down how far the walk is.
-const PAGES_NOTED: u64 = 32;
+pub(super) const PAGES_NOTED: u64 = 32;
 
 /// Pause after each page: a walk is never in a hurry.
-const PACE: Duration = Duration::from_millis(2);
+pub(super) const PACE: Duration = Duration::from_millis(2);
 
 /// Shortest pause between two walks, whatever the setting says.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Files of one directory that one transaction puts into the trash: each is up to four records.
-const EXPIRE_BATCH: usize = 12;
+pub(super) const EXPIRE_BATCH: usize = 12;
 
 /// Older revisions removed by one transaction.
-const REVISIONS_BATCH: usize = 30;
+pub(super) const REVISIONS_BATCH: usize = 30;
 
 /// Who has deleted what a rule expired.
-const AUTHOR: &str = "lifecycle";
+pub(super) const AUTHOR: &str = "lifecycle";
 
 /// How far a walk is and what it has done.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Cursor {
+pub(super) struct Cursor {
     space: Option<SpaceId>,
     /// Key of the last entry that was looked at.
-    after: Option<Vec<u8>>,
-    expired: u64,
-    revisions: u64,
+    pub(super) after: Option<Vec<u8>>,
+    pub(super) expired: u64,
+    pub(super) revisions: u64,
 }
 
 /// A file that a rule may be about.
@@ -130,7 +130,8 @@ impl Larder {
         while let Some(page) = pages.next_now(self).await? {
             for (key, record) in &page {
                 let stored: Lifecycle = schema::decode(key, &record.value)?;
-                if stored.rules.iter().any(|rule| rule.enabled) {
+                // Without any it stands for those of a bucket.
+                if stored.rules.is_empty() || stored.rules.iter().any(|rule| rule.enabled) {
                     return Ok(true);
                 }
             }
@@ -155,8 +156,9 @@ impl Larder {
         };
         let mut pages = Pages::of(schema::lifecycles_prefix(), PAGE);
         while let Some(page) = pages.next_now(self).await? {
-            for (key, _) in &page {
+            for (key, record) in &page {
                 let id = SpaceId::from_bytes(schema::trailing_id(key)?);
+                let stored: Lifecycle = schema::decode(key, &record.value)?;
                 let passed = cursor.space.is_some_and(|at| id < at);
                 if passed || only.is_some_and(|only| only != id) {
                     continue;
@@ -165,7 +167,11 @@ impl Larder {
                     cursor.space = Some(id);
                     cursor.after = None;
                 }
-                self.walk_space(job, id, &mut cursor).await?;
+                if stored.rules.is_empty() {
+                    self.walk_bucket(job, id, &mut cursor).await?;
+                } else {
+                    self.walk_space(job, id, &mut cursor).await?;
+                }
             }
         }
         let Cursor { expired, revisions, .. } = cursor;

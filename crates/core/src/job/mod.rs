@@ -28,6 +28,7 @@ use crate::{
     work::Class,
 };
 
+mod bucket_lifecycle;
 pub(crate) mod collect;
 pub(crate) mod expiry;
 pub(crate) mod feed;

@@ -170,6 +170,16 @@ impl Larder {
         Ok(())
     }
 
+    /// Ends a session, whatever it waits for.
+    pub(crate) async fn give_up_session(&self, id: UploadId) -> Result<()> {
+        // Without its turn, if need be: the clean-up waits for that.
+        let turn = self.take_turn(id).await.ok();
+        self.end_session(id, Ending::Aborted).await?;
+        drop(turn);
+        self.clean_up_soon(id);
+        Ok(())
+    }
+
     /// Ends the sessions of a user who was deleted.
     pub(crate) async fn end_sessions_of(&self, user: UserId) -> Result<()> {
         let mut pages = Pages::of(records::user_sessions_prefix(user), PAGE);

@@ -9,6 +9,7 @@
 
 mod blob;
 mod bucket_access;
+mod bucket_lifecycle;
 mod concurrent;
 mod dump;
 mod faults;

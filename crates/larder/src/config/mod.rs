@@ -218,6 +218,8 @@ settings! {
 
     /// Pause between two walks over the files of spaces that have lifecycle rules.
     lifecycle_interval: Duration = "lifecycle.interval", "1h";
+    /// What a day is to lifecycle rules of buckets; something else than `24h` is for tests.
+    lifecycle_day: Duration = "lifecycle.day", "24h";
 
     /// How long requests with an `Idempotency-Key` are remembered.
     idempotency_retention: Duration = "idempotency.retention", "24h";

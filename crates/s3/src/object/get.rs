@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use larder_core::{ObjectEntry, ObjectInfo};
+use larder_core::{Bucket, ObjectEntry, ObjectInfo};
 use larder_http::{
     ResponseBody,
     condition::{Preconditions, Verdict},
@@ -27,7 +27,7 @@ use crate::{
     call::{Answer, Call, coded},
     checksum::show,
     error::{About, set_headers},
-    lock, nothing, wire,
+    lifecycle, lock, nothing, wire,
 };
 
 const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
@@ -144,6 +144,15 @@ fn guarded(object: &ObjectEntry) -> HeaderMap {
     headers
 }
 
+/// When the object ends, if it is the current version.
+async fn end(call: &Call, bucket: &Bucket, object: &ObjectEntry) -> Option<String> {
+    if !object.latest {
+        return None;
+    }
+    let written = (object.size, object.modified);
+    lifecycle::expiration(call, bucket, &object.key, written, object.info.as_deref()).await
+}
+
 fn checksum_asked(mode: Option<&ChecksumMode>) -> bool {
     mode.is_some_and(|mode| mode.as_str().eq_ignore_ascii_case(ChecksumMode::ENABLED))
 }
@@ -165,6 +174,7 @@ pub(crate) async fn get(
     let wanted = wanted(&object, input.range, input.part_number)?;
     let mut output = GetObjectOutput::default();
     describe!(output, &object, &bucket);
+    output.expiration = end(call, &bucket, &object).await;
     output.parts_count = wanted.parts;
     let span = match wanted.range {
         Some(span) => {
@@ -217,6 +227,7 @@ pub(crate) async fn head(
     let wanted = wanted(&object, input.range, input.part_number)?;
     let mut output = HeadObjectOutput::default();
     describe!(output, &object, &bucket);
+    output.expiration = end(call, &bucket, &object).await;
     output.parts_count = wanted.parts;
     let mut status = None;
     let length = match wanted.range {

@@ -144,7 +144,7 @@ pub(crate) async fn v1(
         contents: Some(contents),
         common_prefixes: Some(prefixes),
         next_marker: last.filter(|_| truncated).map(encoded),
-        delimiter: input.delimiter.map(encoded),
+        delimiter: input.delimiter.filter(|text| !text.is_empty()).map(encoded),
         encoding_type: input.encoding_type,
         request_charged: None,
     }))
@@ -184,7 +184,7 @@ pub(crate) async fn v2(
         next_continuation_token: last.filter(|_| truncated),
         contents: Some(contents),
         common_prefixes: Some(prefixes),
-        delimiter: input.delimiter.map(encoded),
+        delimiter: input.delimiter.filter(|text| !text.is_empty()).map(encoded),
         encoding_type: input.encoding_type,
         start_after: input.start_after.map(encoded),
         request_charged: None,
@@ -253,7 +253,7 @@ pub(crate) async fn versions(
     Ok(S3Response::new(ListObjectVersionsOutput {
         common_prefixes: Some(prefixes),
         delete_markers: Some(markers),
-        delimiter: input.delimiter.map(encoded),
+        delimiter: input.delimiter.filter(|text| !text.is_empty()).map(encoded),
         encoding_type: input.encoding_type,
         is_truncated: Some(truncated),
         key_marker: Some(encoded(input.key_marker.unwrap_or_default())),

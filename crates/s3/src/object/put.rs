@@ -17,6 +17,7 @@ use crate::{
     call::{Answer, Call},
     checksum::{Digests, Verified, show},
     error::About,
+    lifecycle,
     lock::Asked,
     wire,
 };
@@ -135,10 +136,12 @@ pub(crate) async fn put(
     let digest = ObjectDigest::Md5(verified.md5);
     info.digest = Some(digest);
     info.checksum.clone_from(&verified.checksum);
-    upload.describe(info);
+    upload.describe(info.clone());
     let written = upload.commit().await.map_err(call.fails(About::Write))?;
     let mut output =
         PutObjectOutput { e_tag: Some(wire::etag(&digest.to_string())), ..Default::default() };
+    let times = (length, written.entry.modified);
+    output.expiration = lifecycle::expiration(call, &bucket, &input.key, times, Some(&info)).await;
     output.version_id = written.version.map(|version| version.to_string());
     show!(output, &verified.checksum, with type);
     Ok(S3Response::new(output))
