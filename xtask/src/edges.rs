@@ -50,7 +50,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("multer", &["larder-rest"]),
     ("rustix", &["larder-disk", "larder-chunk", "larder", "larder-e2e"]),
     ("s3s", &["larder-s3"]),
-    ("serde_json", &["larder-http", "larder-rest", "larder", "larder-e2e", "xtask"]),
+    ("serde_json", &["larder-http", "larder-s3", "larder-rest", "larder", "larder-e2e", "xtask"]),
     ("socket2", &["larder-http", "larder", "larder-e2e"]),
     ("toml", &["larder"]),
     ("tracing-subscriber", &["larder", "larder-e2e"]),

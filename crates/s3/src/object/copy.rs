@@ -45,12 +45,8 @@ pub(crate) async fn source(
     Ok((bucket, key.to_string(), version, reader))
 }
 
-pub(crate) async fn copy(
-    call: &Call,
-    request: S3Request<CopyObjectInput>,
-) -> Answer<CopyObjectOutput> {
-    let S3Request { input, headers, .. } = request;
-    Call::check_key(&input.key)?;
+/// Whether what is said of the source is replaced.
+fn directives(input: &CopyObjectInput) -> S3Result<bool> {
     let replace = match input.metadata_directive.as_ref().map(MetadataDirective::as_str) {
         None | Some(MetadataDirective::COPY) => false,
         Some(MetadataDirective::REPLACE) => true,
@@ -64,6 +60,16 @@ pub(crate) async fn copy(
         let message = "x-amz-tagging-directive must be COPY or REPLACE";
         return Err(s3_error!(InvalidArgument, "{message}"));
     }
+    Ok(replace)
+}
+
+pub(crate) async fn copy(
+    call: &Call,
+    request: S3Request<CopyObjectInput>,
+) -> Answer<CopyObjectOutput> {
+    let S3Request { input, headers, .. } = request;
+    Call::check_key(&input.key)?;
+    let replace = directives(&input)?;
     let algorithm =
         input.checksum_algorithm.as_ref().map(|name| checksum::algorithm(name.as_str()));
     let algorithm = algorithm.transpose()?;
