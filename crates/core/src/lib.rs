@@ -78,8 +78,10 @@ pub use account::{
     UserChange, UserInfo, UserRef,
 };
 pub use blob::{read::Body, write::Stores};
-pub use bucket::is_network;
-pub use bucket::lifecycle::{BucketExpire, BucketLifecycle, BucketRule};
+pub use bucket::{
+    is_network,
+    lifecycle::{BucketExpire, BucketLifecycle, BucketRule},
+};
 pub use caller::{Access, Caller, CredentialKind, Credentials, Scope};
 pub use download::Download;
 pub use entry::{

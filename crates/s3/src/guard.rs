@@ -2,8 +2,8 @@
 //!
 //! Promises: what passes is signed in exactly one way, with signature version 4, for this service
 //! and this region, or not at all; every header that S3 acts on is covered by the signature;
-//! whatever would
-//! change the meaning of a request and is not honoured here is refused, never ignored.
+//! whatever would change the meaning of a request and is not honoured here is refused, never
+//! ignored.
 //!
 //! Not here: whether the signature is right (the library, with the secret that `auth` finds),
 //! what the caller may do (core).

@@ -6,10 +6,9 @@
 //!
 //! Promises: an operation runs only for a request that its caller's secret has signed, or in the
 //! name of nobody, and core judges what the caller may do; what a request asks for is done or
-//! refused, never ignored;
-//! content is verified against every digest that came with it before it is committed; no byte of
-//! a body is read before the signature is known to be good. The library's types stay in this
-//! crate.
+//! refused, never ignored; content is verified against every digest that came with it before it
+//! is committed; no byte of a body is read before the signature is known to be good. The library's
+//! types stay in this crate.
 //!
 //! Not here: rules about objects (core), connections and header syntax (`larder_http`).
 
