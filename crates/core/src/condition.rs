@@ -11,6 +11,9 @@ use crate::{
     schema::FileState,
 };
 
+/// The detail of an error that says: an etag was demanded where there is nothing.
+pub const NOTHING_MATCHES: &str = "there is nothing here that could have the etag demanded";
+
 impl Conditions {
     /// Judges the conditions on a file, by the server's etag and by the one that S3 shows.
     pub(crate) fn check_file(&self, current: Option<(NodeId, &FileState)>) -> Result<()> {
@@ -31,7 +34,10 @@ impl Conditions {
         };
         let fails = |detail: &'static str| Err(Error::new(ErrorKind::Precondition, detail));
         if self.if_match.as_ref().is_some_and(|set| !matches(set)) {
-            return fails("the current etag is not the one demanded");
+            return match current {
+                Some(_) => fails("the current etag is not the one demanded"),
+                None => fails(NOTHING_MATCHES),
+            };
         }
         if self.if_none_match.as_ref().is_some_and(matches) {
             return fails("there is such an entry already");

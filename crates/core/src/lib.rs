@@ -83,6 +83,7 @@ pub use bucket::{
     lifecycle::{BucketExpire, BucketLifecycle, BucketRule},
 };
 pub use caller::{Access, Caller, CredentialKind, Credentials, Scope};
+pub use condition::NOTHING_MATCHES;
 pub use download::Download;
 pub use entry::{
     Conditions, Copies, Entry, EntryKind, Etag, EtagSet, LimitsChange, ListOptions, NewSpace, Page,

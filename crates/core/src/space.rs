@@ -294,15 +294,15 @@ pub(crate) fn name_taken(id: SpaceId) -> Error {
 }
 
 /// S3's rules for bucket names, so that every space can be one: 3 to 63 of `a-z 0-9 - .`, with a
-/// letter or digit at both ends; not `home`, and nothing that reads as an id.
+/// letter or digit at both ends and beside each dot; not `home`, and nothing that reads as an id.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let inner = |byte: u8| plain(byte) || byte == b'-' || byte == b'.';
     let ends = name.bytes().next().is_some_and(plain) && name.bytes().last().is_some_and(plain);
     let well_formed = (3..=63).contains(&name.len()) && name.bytes().all(inner) && ends;
-    if !well_formed || name.contains("..") {
+    if !well_formed || ["..", ".-", "-."].iter().any(|pair| name.contains(pair)) {
         let detail = "a space's name is 3 to 63 of a-z, 0-9, `-` and `.`, \
-                      with a letter or digit at both ends";
+                      with a letter or digit at both ends and beside each dot";
         return Err(Error::invalid(detail));
     }
     if name == "home" || name.parse::<SpaceId>().is_ok() {
@@ -344,7 +344,9 @@ mod tests {
             assert!(check_name(name).is_ok(), "{name}");
         }
         let id = SpaceId::new(&larder_base::Env::manual(1).0).to_string();
-        for name in ["ab", "Abc", "a_b", "-ab", "ab-", "a..b", "home", &id, &"x".repeat(64)] {
+        for name in
+            ["ab", "Abc", "a_b", "-ab", "ab-", "a..b", "a.-b", "a-.b", "home", &id, &"x".repeat(64)]
+        {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

@@ -193,6 +193,7 @@ fn of_object(operation: &str) -> Option<&'static [&'static str]> {
         | "UploadPart"
         | "UploadPartCopy"
         | "CompleteMultipartUpload" => &["s3:PutObject"],
+        "GetObjectTorrent" => &["s3:GetObjectTorrent"],
         "AbortMultipartUpload" => &["s3:AbortMultipartUpload"],
         "ListParts" => &["s3:ListMultipartUploadParts"],
         "GetObjectRetention" => &["s3:GetObjectRetention"],

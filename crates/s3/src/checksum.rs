@@ -240,7 +240,7 @@ fn decode(algorithm: ChecksumAlgorithm, text: &str) -> Option<Vec<u8>> {
 }
 
 fn invalid(name: &str) -> S3Error {
-    s3_error!(InvalidRequest, "value for {} header is invalid", name)
+    s3_error!(BadDigest, "value for {} header is invalid", name)
 }
 
 /// The checksum of a whole object as a header declares it: in base64, and behind that `-N` if it
@@ -350,7 +350,7 @@ mod tests {
             let refused = |value: &str| run(&[(name, value)]).err();
             assert_eq!(refused(good), None, "{name}");
             assert_eq!(refused(other).as_deref(), Some("BadDigest"), "{name}");
-            let malformed = if name == "content-md5" { "InvalidDigest" } else { "InvalidRequest" };
+            let malformed = if name == "content-md5" { "InvalidDigest" } else { "BadDigest" };
             for value in ["", "AA==", "no base64"] {
                 assert_eq!(refused(value).as_deref(), Some(malformed), "{name} {value}");
             }

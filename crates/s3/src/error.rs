@@ -11,7 +11,7 @@ use std::{borrow::Cow, fmt::Write as _};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use larder_base::{ErrorKind, Outcome, id::RequestId};
-use larder_core::Error;
+use larder_core::{Error, NOTHING_MATCHES};
 use larder_http::{ResponseBody, problem};
 use s3s::{S3Error, S3ErrorCode};
 
@@ -91,6 +91,9 @@ pub(crate) fn from_core(error: &Error, about: About, request_id: &RequestId) -> 
                 break;
             }
         }
+    }
+    if error.kind() == ErrorKind::Precondition && error.detail() == NOTHING_MATCHES {
+        code = S3ErrorCode::NoSuchKey;
     }
     let mut headers = HeaderMap::new();
     if about == About::Object
@@ -339,6 +342,16 @@ mod tests {
             assert_eq!(headers.contains_key("retry-after"), status == 503, "{code}");
             assert_eq!(headers.contains_key("larder-applied"), status >= 500, "{code}");
         }
+    }
+
+    #[test]
+    fn an_etag_demanded_of_nothing_is_no_such_key() {
+        let nothing = Error::new(ErrorKind::Precondition, NOTHING_MATCHES);
+        let error = from_core(&nothing, About::Write, &id());
+        assert_eq!(*error.code(), S3ErrorCode::NoSuchKey);
+        let another = Error::new(ErrorKind::Precondition, "another etag");
+        let error = from_core(&another, About::Write, &id());
+        assert_eq!(*error.code(), S3ErrorCode::PreconditionFailed);
     }
 
     #[test]

@@ -335,6 +335,9 @@ impl Inner {
         if !parts.status.is_success() && !bytes.is_empty() {
             bytes = error::complete(&bytes, &request_id);
         }
+        if trail.operation.get() == Some(&"GetObjectAttributes") && parts.status.is_success() {
+            bytes = unquoted(&bytes);
+        }
         let pace = trail.pace.get().cloned().flatten();
         let body = match trail.content() {
             Some(content) => match pace {
@@ -348,6 +351,16 @@ impl Inner {
         };
         Ok(Response::from_parts(parts, body))
     }
+}
+
+/// A document whose etag is without quotes: in this one alone S3 writes none, and the library does.
+fn unquoted(document: &[u8]) -> Bytes {
+    let mut text = String::from_utf8_lossy(document).into_owned();
+    for quote in ["\"", "&quot;"] {
+        text = text.replace(&format!("<ETag>{quote}"), "<ETag>");
+        text = text.replace(&format!("{quote}</ETag>"), "</ETag>");
+    }
+    Bytes::from(text)
 }
 
 fn declared(body: &RequestBody) -> usize {

@@ -113,6 +113,8 @@ operations! {
         delete_bucket_lifecycle "DeleteBucketLifecycle"
             DeleteBucketLifecycleInput DeleteBucketLifecycleOutput lifecycle::delete;
 
+        get_object_torrent "GetObjectTorrent"
+            GetObjectTorrentInput GetObjectTorrentOutput unset::torrent;
         put_object "PutObject" PutObjectInput PutObjectOutput put::put;
         get_object "GetObject" GetObjectInput GetObjectOutput get::get;
         head_object "HeadObject" HeadObjectInput HeadObjectOutput get::head;

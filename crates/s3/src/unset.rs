@@ -5,7 +5,11 @@
 //!
 //! Promises: nothing is told of a bucket or an object that the caller may not know of.
 
-use s3s::S3Response;
+use s3s::{
+    S3Request, S3Response,
+    dto::{GetObjectTorrentInput, GetObjectTorrentOutput},
+    s3_error,
+};
 
 use crate::call::{Answer, Call, coded};
 
@@ -26,4 +30,14 @@ pub(crate) async fn not_configured<T>(
 pub(crate) async fn empty<T: Default>(call: &Call, bucket: &str, owner: Option<&str>) -> Answer<T> {
     call.bucket(bucket, owner).await?;
     Ok(S3Response::new(T::default()))
+}
+
+/// No object has a torrent.
+pub(crate) async fn torrent(
+    call: &Call,
+    request: S3Request<GetObjectTorrentInput>,
+) -> Answer<GetObjectTorrentOutput> {
+    let input = request.input;
+    call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    Err(s3_error!(NoSuchKey, "the object has no torrent"))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use larder_base::{Timestamp, id::UserId};
-use larder_core::{Bucket, Conditions, EtagSet, ObjectEntry, ObjectInfo, Versioning};
+use larder_core::{Bucket, Conditions, EtagSet, ObjectEntry, ObjectInfo, VersionId, Versioning};
 use larder_http::{
     condition::{Preconditions, Tag, Tags},
     date,
@@ -167,7 +167,7 @@ fn unframed(value: &str) -> String {
     let codings = value.split(',').map(str::trim);
     let kept: Vec<&str> =
         codings.filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked")).collect();
-    kept.join(",")
+    kept.join(", ")
 }
 
 /// The MIME type of what headers describe.
@@ -197,6 +197,11 @@ pub(crate) fn metadata(object: &ObjectEntry) -> Option<Metadata> {
 /// The id of the version that an object is, where its bucket keeps versions.
 pub(crate) fn version(bucket: &Bucket, object: &ObjectEntry) -> Option<String> {
     (bucket.versioning != Versioning::Off).then(|| object.version.to_string())
+}
+
+/// The id of a version just made, as it is shown: one that a later write replaces has none.
+pub(crate) fn new_version(version: VersionId) -> Option<String> {
+    (version != VersionId::Null).then(|| version.to_string())
 }
 
 /// The storage class of an object.

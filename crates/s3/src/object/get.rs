@@ -24,7 +24,7 @@ use s3s::{
 
 use super::multipart;
 use crate::{
-    call::{Answer, Call, coded},
+    call::{Answer, Call},
     checksum::show,
     error::{About, set_headers},
     lifecycle, lock, nothing, wire,
@@ -87,9 +87,7 @@ fn wanted(object: &ObjectEntry, given: Option<dto::Range>, part: Option<i32>) ->
             }
             let range = object.info.as_ref().and_then(|info| info.part_range(number));
             let Some(range) = range else {
-                let mut error = coded("InvalidPartNumber", "the object has no such part");
-                error.set_status_code(http::StatusCode::RANGE_NOT_SATISFIABLE);
-                return Err(error);
+                return Err(s3_error!(InvalidPart, "the object has no such part"));
             };
             Ok(Wanted { range: Some(range), parts: i32::try_from(count).ok() })
         }

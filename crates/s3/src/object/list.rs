@@ -1,10 +1,10 @@
 //! `ListObjects`, `ListObjectsV2`, `ListObjectVersions`.
 //!
 //! Promises: a page goes on behind the last thing that the page before showed, whatever has
-//! changed in between; texts are encoded as the client asks. Nothing was ever versioned here, so
-//! each object is its own only version, `null`.
+//! changed in between; texts are encoded as the client asks.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::Uri;
 use larder_core::{KeyEntry, KeyListing, KeyPage, ObjectEntry, VersionListing, Versioning};
 use s3s::{
     S3Request, S3Response, S3Result,
@@ -60,6 +60,24 @@ pub(crate) fn is_url(encoding: Option<&EncodingType>) -> S3Result<bool> {
         Some(EncodingType::URL) => Ok(true),
         Some(_) => Err(s3_error!(InvalidArgument, "encoding-type must be url")),
     }
+}
+
+/// The prefix of a listing. It is encoded only where it would be read as another text: not every
+/// client decodes it.
+fn shown_prefix(prefix: String, url: bool) -> String {
+    let means_another = |c: char| matches!(c, '%' | '+' | '\r') || !is_xml(c);
+    if prefix.contains(means_another) { wire::encoded(&prefix, url) } else { prefix }
+}
+
+/// Refuses what Ceph's `allow-unordered` does not go with. Pages are always in order here.
+fn check_order(uri: &Uri, delimiter: Option<&String>) -> S3Result<()> {
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    if delimiter.is_some_and(|delimiter| !delimiter.is_empty())
+        && pairs.any(|pair| pair.eq_ignore_ascii_case("allow-unordered=true"))
+    {
+        return Err(s3_error!(InvalidArgument, "allow-unordered does not go with a delimiter"));
+    }
+    Ok(())
 }
 
 async fn page(
@@ -122,7 +140,8 @@ pub(crate) async fn v1(
     call: &Call,
     request: S3Request<ListObjectsInput>,
 ) -> Answer<ListObjectsOutput> {
-    let input = request.input;
+    let S3Request { input, uri, .. } = request;
+    check_order(&uri, input.delimiter.as_ref())?;
     let url = is_url(input.encoding_type.as_ref())?;
     let limit = limit(input.max_keys)?;
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
@@ -137,7 +156,7 @@ pub(crate) async fn v1(
     let encoded = |text: String| wire::encoded(&text, url);
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(input.bucket),
-        prefix: Some(encoded(input.prefix.unwrap_or_default())),
+        prefix: Some(shown_prefix(input.prefix.unwrap_or_default(), url)),
         marker: Some(encoded(input.marker.unwrap_or_default())),
         max_keys: Some(limit),
         is_truncated: Some(truncated),
@@ -154,12 +173,13 @@ pub(crate) async fn v2(
     call: &Call,
     request: S3Request<ListObjectsV2Input>,
 ) -> Answer<ListObjectsV2Output> {
-    let input = request.input;
+    let S3Request { input, uri, .. } = request;
+    check_order(&uri, input.delimiter.as_ref())?;
     let url = is_url(input.encoding_type.as_ref())?;
     let limit = limit(input.max_keys)?;
-    let behind = match &input.continuation_token {
+    let behind = match input.continuation_token.as_deref() {
+        None | Some("") => input.start_after.clone(),
         Some(token) => Some(after(token)?),
-        None => input.start_after.clone(),
     };
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let (prefix, delimiter) = (input.prefix.as_ref(), input.delimiter.as_ref());
@@ -176,7 +196,7 @@ pub(crate) async fn v2(
     let encoded = |text: String| wire::encoded(&text, url);
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(input.bucket),
-        prefix: Some(encoded(input.prefix.unwrap_or_default())),
+        prefix: Some(shown_prefix(input.prefix.unwrap_or_default(), url)),
         max_keys: Some(limit),
         key_count: Some(count),
         continuation_token: input.continuation_token,
@@ -261,7 +281,7 @@ pub(crate) async fn versions(
         name: Some(input.bucket),
         next_version_id_marker: last_version.filter(|_| truncated),
         next_key_marker: last.filter(|_| truncated).map(encoded),
-        prefix: Some(encoded(input.prefix.unwrap_or_default())),
+        prefix: Some(shown_prefix(input.prefix.unwrap_or_default(), url)),
         request_charged: None,
         version_id_marker: Some(input.version_id_marker.unwrap_or_default()),
         versions: Some(versions),
@@ -281,6 +301,28 @@ mod tests {
             let error = after(foreign).expect_err("none of ours");
             assert_eq!(error.code().as_str(), "InvalidArgument", "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_prefix_reads_the_same_decoded_or_not() {
+        for plain in ["", "a/b", "\n", "\u{e9} &"] {
+            assert_eq!(shown_prefix(plain.into(), true), plain);
+        }
+        for special in ["a+b", "a%20b", "\u{1}", "\r"] {
+            let shown = shown_prefix(special.into(), true);
+            assert_ne!(shown, special);
+            let decoded = percent_encoding::percent_decode_str(&shown).decode_utf8();
+            assert_eq!(decoded.expect("UTF-8"), special);
+            assert_eq!(shown_prefix(special.into(), false), special);
+        }
+    }
+
+    #[test]
+    fn unordered_pages_have_no_prefixes() {
+        let uri = Uri::from_static("/b?list-type=2&allow-unordered=true");
+        assert!(check_order(&uri, None).is_ok());
+        assert!(check_order(&uri, Some(&"/".to_owned())).is_err());
+        assert!(check_order(&Uri::from_static("/b?delimiter=/"), Some(&"/".to_owned())).is_ok());
     }
 
     #[test]

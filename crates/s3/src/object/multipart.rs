@@ -268,7 +268,11 @@ pub(crate) async fn complete(
     if parts.is_empty() || parts.len() > 10_000 {
         return Err(s3_error!(MalformedXML, "a completion names 1 to 10000 parts"));
     }
-    let parts: Vec<NamedPart> = parts.into_iter().map(named).collect::<S3Result<_>>()?;
+    let mut parts: Vec<NamedPart> = parts.into_iter().map(named).collect::<S3Result<_>>()?;
+    // Of a part that was sent and is named twice, the last one counts.
+    parts.reverse();
+    parts.dedup_by_key(|part| part.number);
+    parts.reverse();
     let declared = checksum::of_object(&headers)?;
     let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
     let upload = MultipartRef { bucket: &bucket, key: &input.key, id };
@@ -283,7 +287,7 @@ pub(crate) async fn complete(
         location: Some(format!("/{}/{}", input.bucket, larder_http::path::encode(&input.key))),
         bucket: Some(input.bucket),
         e_tag: Some(wire::etag(&object.etag)),
-        version_id: wire::version(&bucket, &object),
+        version_id: wire::new_version(object.version),
         key: Some(input.key),
         ..Default::default()
     };

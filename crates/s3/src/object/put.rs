@@ -142,7 +142,7 @@ pub(crate) async fn put(
         PutObjectOutput { e_tag: Some(wire::etag(&digest.to_string())), ..Default::default() };
     let times = (length, written.entry.modified);
     output.expiration = lifecycle::expiration(call, &bucket, &input.key, times, Some(&info)).await;
-    output.version_id = written.version.map(|version| version.to_string());
+    output.version_id = written.version.and_then(wire::new_version);
     show!(output, &verified.checksum, with type);
     Ok(S3Response::new(output))
 }
