@@ -82,9 +82,14 @@ impl EntryName {
         }
     }
 
-    /// A name as a record has it: whichever kind of space it is of, it was checked when it came.
+    /// A name as a record has it: whichever kind of space it is of, it was checked when it came,
+    /// and trees take characters that keys do not.
     pub fn stored(text: &str) -> Result<Self, NameError> {
-        Self::key(text)
+        match text {
+            "" => Err(NameError::Empty),
+            name if name.len() > OBJECT_KEY_BYTES_MAX => Err(NameError::KeyTooLong),
+            name => Ok(Self(name.into())),
+        }
     }
 
     /// The name.
@@ -229,6 +234,19 @@ mod tests {
         assert!(EntryName::new(&"x".repeat(255)).is_ok());
         assert_eq!(EntryName::new(&"x".repeat(256)), Err(NameError::NameTooLong));
         assert_eq!(EntryName::new(&"x".repeat(1 << 20)), Err(NameError::NameTooLong));
+    }
+
+    #[test]
+    fn what_was_taken_is_read_back() {
+        for text in ["a", "\u{fffe}", "a\u{ffff}b", "\u{10ffff}"] {
+            let name = EntryName::new(text).expect("valid");
+            assert_eq!(EntryName::stored(text), Ok(name.clone()), "{text:?}");
+            assert_eq!(EntryName::try_from(String::from(name.clone())), Ok(name));
+        }
+        for text in ["a/b", "\t", "\n", "..", "/"] {
+            let key = EntryName::key(text).expect("valid");
+            assert_eq!(EntryName::stored(text), Ok(key), "{text:?}");
+        }
     }
 
     #[test]

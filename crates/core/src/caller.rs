@@ -6,12 +6,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_base::id::{NodeId, ShareId, SpaceId, UserId};
-use larder_meta::Version;
+use larder_base::{
+    ErrorKind,
+    id::{NodeId, ShareId, SpaceId, UserId},
+};
+use larder_meta::{Snapshot, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     access::Role,
+    error::{Error, Result},
     schema,
     txn::Txn,
     work::{Client, Priority},
@@ -33,6 +37,9 @@ pub struct Caller {
     /// The record of the key or link that the caller came with, and its version: it must be the
     /// same when a change commits, so that a revoked one changes nothing any more.
     pub(crate) credential: Option<(Bytes, Version)>,
+    /// The records that let them in where their own rights do not: each must be the same, or as
+    /// absent, as when that was judged.
+    pub(crate) grounds: Grounds,
     /// What a public link opens; a caller who came with one has nothing else.
     pub(crate) link: Option<LinkRoot>,
     /// How urgent what they ask for is.
@@ -50,6 +57,7 @@ impl Caller {
             record: Version(0),
             scope: Scope::full(),
             credential: None,
+            grounds: Grounds::default(),
             link: None,
             priority: Priority::DEFAULT,
         }
@@ -88,6 +96,39 @@ impl Caller {
         for (key, version) in std::iter::once(user).chain(self.credential.clone()) {
             txn.hold(key.clone(), version);
             txn.login.push(key);
+        }
+        self.grounds.hold(txn);
+    }
+}
+
+/// Records that something was judged by, and their versions; none for those that were not there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grounds(Option<Arc<[(Bytes, Option<Version>)]>>);
+
+impl Grounds {
+    pub(crate) fn new(records: Vec<(Bytes, Option<Version>)>) -> Self {
+        Self((!records.is_empty()).then(|| records.into()))
+    }
+
+    /// Errors: `Busy` if one of them is another now: judged anew, it may be allowed or not.
+    pub(crate) async fn check(&self, snapshot: &dyn Snapshot) -> Result<()> {
+        for (key, version) in self.0.iter().flat_map(|records| records.iter()) {
+            let now = snapshot.get(key).await?.map(|record| record.version);
+            if now != *version {
+                let detail = "what lets you in has changed while the request ran: try again";
+                return Err(Error::new(ErrorKind::Busy, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// Demands that all are the same at the commit.
+    pub(crate) fn hold(&self, txn: &mut Txn) {
+        for (key, version) in self.0.iter().flat_map(|records| records.iter()) {
+            match version {
+                Some(version) => txn.hold(key.clone(), *version),
+                None => txn.hold_absent(key.clone()),
+            }
         }
     }
 }

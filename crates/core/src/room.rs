@@ -288,6 +288,7 @@ impl Larder {
             return Err(Error::not_found("space"));
         }
         check_scope(caller, id, right)?;
+        caller.grounds.check(snapshot).await?;
         if right == Right::Administer {
             require_admin(caller)?;
         }
@@ -320,7 +321,7 @@ impl Larder {
                 return Err(Error::new(ErrorKind::Unauthenticated, detail));
             }
         }
-        Ok(())
+        caller.grounds.check(&*snapshot).await
     }
 
     /// Reads a space and checks that the caller may do this with the whole of it.

@@ -59,6 +59,28 @@ fn boto3_finds_what_programs_rely_on() {
     assert!(results["passed"].as_array().unwrap().len() >= 8, "{results}");
 }
 
+#[test]
+fn strangers_get_nothing_of_a_bucket_that_nobody_opened() {
+    let packages = match packages() {
+        Ok(packages) => packages,
+        Err(why) => {
+            return tool::skip("strangers_get_nothing_of_a_bucket_that_nobody_opened", why);
+        }
+    };
+    let server = Server::start();
+    let root = server.client();
+    let user = json!({"name": "other", "password": "password-of-other"});
+    root.json("POST", "/v1/users", &user).expect(201);
+    let key = root.json("POST", "/v1/users/other/keys", &json!({"kind": "s3", "name": "k"}));
+    let key = key.expect(201).json();
+    let [id, secret] = ["access_key_id", "key"].map(|name| key[name].as_str().unwrap().to_owned());
+    let mut strangers = boto(&server, &packages, "strangers");
+    strangers.args([id, secret]);
+    let found = parsed(strangers);
+    assert_eq!(found["let_in"], json!([]));
+    assert!(found["asked"].as_u64().unwrap() > 100, "{found}");
+}
+
 #[track_caller]
 fn shell(client: &str) {
     let test = format!("s3clients::{client}");

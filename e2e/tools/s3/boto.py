@@ -6,6 +6,8 @@ boto.py ENDPOINT KEY SECRET write LEDGER SEED  writes objects until the server g
 boto.py ENDPOINT KEY SECRET verify LEDGER [LATER]
                                                reads back what was noted, ends open uploads
 boto.py ENDPOINT KEY SECRET urls BUCKET KEY... presigned URLs, to put these keys
+boto.py ENDPOINT KEY SECRET strangers KEY2 SECRET2
+                                               what another user and nobody get of a shut bucket
 """
 
 import concurrent.futures
@@ -21,6 +23,7 @@ import urllib.request
 
 import boto3
 from boto3.s3.transfer import TransferConfig
+from botocore import UNSIGNED
 from botocore.client import Config
 from botocore.exceptions import ClientError
 
@@ -29,7 +32,7 @@ ENDPOINT, KEY, SECRET = sys.argv[1:4]
 ROUNDS = int(os.environ.get("LARDER_E2E_ROUNDS", "5"))
 
 
-def client(**options):
+def client(key=KEY, secret=SECRET, **options):
     config = dict(
         signature_version="s3v4",
         retries={"max_attempts": 1, "mode": "standard"},
@@ -42,8 +45,8 @@ def client(**options):
     return boto3.client(
         "s3",
         endpoint_url=ENDPOINT,
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
         region_name="us-east-1",
         config=Config(**config),
     )
@@ -354,10 +357,115 @@ def urls(name, keys):
     print(json.dumps([url.removeprefix(ENDPOINT) for url in made]))
 
 
+def operations(upload):
+    """Every operation on the bucket `shut` and the object `k` in it, as name and arguments."""
+    policy = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*",' \
+        '"Action":"s3:*","Resource":["arn:aws:s3:::shut","arn:aws:s3:::shut/*"]}]}'
+    everything = {"Rules": [{"ID": "a", "Status": "Enabled", "Filter": {"Prefix": ""},
+                             "Expiration": {"Days": 1}}]}
+    tags = {"TagSet": [{"Key": "a", "Value": "b"}]}
+    days = {"Mode": "GOVERNANCE", "RetainUntilDate": "2099-01-01T00:00:00Z"}
+    cors = {"CORSRules": [{"AllowedMethods": ["GET"], "AllowedOrigins": ["*"]}]}
+    ownership = {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    source = {"Bucket": "shut", "Key": "k"}
+    part = {"Key": "big", "UploadId": upload}
+    of_bucket = {
+        "head_bucket": {}, "delete_bucket": {}, "get_bucket_location": {}, "list_objects": {},
+        "list_objects_v2": {}, "list_object_versions": {}, "list_multipart_uploads": {},
+        "get_bucket_versioning": {},
+        "put_bucket_versioning": {"VersioningConfiguration": {"Status": "Suspended"}},
+        "get_bucket_acl": {}, "put_bucket_acl": {"ACL": "public-read-write"},
+        "get_bucket_policy": {}, "put_bucket_policy": {"Policy": policy},
+        "delete_bucket_policy": {}, "get_bucket_policy_status": {},
+        "get_bucket_cors": {}, "put_bucket_cors": {"CORSConfiguration": cors},
+        "delete_bucket_cors": {}, "get_bucket_tagging": {},
+        "put_bucket_tagging": {"Tagging": tags}, "delete_bucket_tagging": {},
+        "get_bucket_lifecycle_configuration": {},
+        "put_bucket_lifecycle_configuration": {"LifecycleConfiguration": everything},
+        "delete_bucket_lifecycle": {}, "get_object_lock_configuration": {},
+        "put_object_lock_configuration": {
+            "ObjectLockConfiguration": {"ObjectLockEnabled": "Enabled"}},
+        "get_public_access_block": {},
+        "put_public_access_block": {
+            "PublicAccessBlockConfiguration": {"BlockPublicAcls": False}},
+        "delete_public_access_block": {}, "get_bucket_ownership_controls": {},
+        "put_bucket_ownership_controls": {"OwnershipControls": ownership},
+        "delete_bucket_ownership_controls": {}, "get_bucket_encryption": {},
+        "get_bucket_website": {}, "get_bucket_logging": {}, "get_bucket_request_payment": {},
+        "get_bucket_notification_configuration": {},
+        "delete_objects": {"Delete": {"Objects": [{"Key": "k"}]}},
+    }
+    of_object = {
+        "get_object": {}, "head_object": {}, "put_object": {"Body": b"mine"}, "delete_object": {},
+        "get_object_attributes": {"ObjectAttributes": ["ETag"]},
+        "get_object_acl": {}, "put_object_acl": {"ACL": "public-read"},
+        "get_object_tagging": {}, "put_object_tagging": {"Tagging": tags},
+        "delete_object_tagging": {}, "get_object_retention": {},
+        "put_object_retention": {"Retention": days}, "get_object_legal_hold": {},
+        "put_object_legal_hold": {"LegalHold": {"Status": "ON"}}, "get_object_torrent": {},
+        "create_multipart_upload": {}, "copy_object": {"CopySource": source},
+        "upload_part": {**part, "PartNumber": 1, "Body": b"mine"},
+        "upload_part_copy": {**part, "PartNumber": 1, "CopySource": source},
+        "list_parts": part, "abort_multipart_upload": part,
+        "complete_multipart_upload": {
+            **part, "MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": "x"}]}},
+    }
+    for name, arguments in of_bucket.items():
+        yield name, {"Bucket": "shut", **arguments}
+    for name, arguments in of_object.items():
+        yield name, {"Bucket": "shut", "Key": "k", **arguments}
+
+
+def strangers(key, secret):
+    bucket("shut", ObjectLockEnabledForBucket=True)
+    s3.put_object(Bucket="shut", Key="k", Body=b"theirs")
+    upload = s3.create_multipart_upload(Bucket="shut", Key="big")["UploadId"]
+    other = client(key, secret)
+    other.create_bucket(Bucket="own")
+    let_in, asked = [], 0
+
+    def tell(who, name, refused):
+        # A HEAD has no body to say more.
+        if refused not in ((403, "AccessDenied"), (403, "403")):
+            let_in.append([who, name, refused])
+
+    for who, stranger in [("other", other), ("nobody", client(signature_version=UNSIGNED))]:
+        for name, arguments in operations(upload):
+            if name == "delete_objects":
+                # Refused as a whole, or each of them.
+                try:
+                    answer = stranger.delete_objects(**arguments)
+                    refused = (403, answer["Errors"][0]["Code"])
+                except ClientError as error:
+                    refused = (403, error.response["Error"]["Code"])
+            else:
+                refused = code(getattr(stranger, name), **arguments)
+            tell(who, name, refused)
+            asked += 1
+    # Nor does a bucket of one's own open another one as a source.
+    source = {"Bucket": "shut", "Key": "k"}
+    tell("other", "copy", code(other.copy_object, Bucket="own", Key="k", CopySource=source))
+    own = other.create_multipart_upload(Bucket="own", Key="k")["UploadId"]
+    part = dict(Bucket="own", Key="k", UploadId=own, PartNumber=1, CopySource=source)
+    tell("other", "part copy", code(other.upload_part_copy, **part))
+    # An upload is of the bucket that it was begun in.
+    mixed = dict(Bucket="own", Key="big", UploadId=upload)
+    assert code(other.list_parts, **mixed) == (404, "NoSuchUpload")
+    assert code(other.abort_multipart_upload, **mixed) == (404, "NoSuchUpload")
+    versions = s3.list_object_versions(Bucket="shut")
+    assert [one["Key"] for one in versions["Versions"]] == ["k"], versions
+    assert "DeleteMarkers" not in versions and read("shut", "k") == b"theirs"
+    uploads = s3.list_multipart_uploads(Bucket="shut")["Uploads"]
+    assert [one["UploadId"] for one in uploads] == [upload]
+    print(json.dumps({"asked": asked, "let_in": let_in}))
+
+
 if __name__ == "__main__":
     mode, rest = sys.argv[4], sys.argv[5:]
     if mode == "check":
         check(rest)
+    elif mode == "strangers":
+        strangers(*rest)
     elif mode == "urls":
         urls(rest[0], rest[1:])
     elif mode == "write":

@@ -4,7 +4,7 @@
 //! clients without credentials, its owner can open it by a list on the bucket or on an object, or
 //! by a policy; a policy can also forbid, to everybody. What it opens is done in the name of the
 //! owner: with no more rights than the list or the policy gives, and only as long as it stands
-//! (P1: its record is compared at the commit).
+//! (P1: its records are compared where the content is read, and at the commit).
 //!
 //! Promises: I-ACL-1 nobody does what no list, policy or grant allows, nor what a policy forbids;
 //! I-ACL-2 one that was taken back allows no further commit.
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     Larder,
     access::{Right, check_scope},
-    caller::{Access, Caller, Scope},
+    caller::{Access, Caller, Grounds, Scope},
     entry::{SpaceKind, SpaceRef},
     error::{Error, Result},
     object::{
@@ -67,9 +67,10 @@ impl Larder {
         let found = stored.ok_or_else(missing)?.value;
         let policy = policy_of(&*snapshot, id).await?;
         let owns = caller.is_some_and(|caller| caller.user == found.owner && caller.link.is_none());
+        let mut grounds = Vec::new();
         let told = match &policy {
             Some(policy) if policy.value.asks_for_tags() => {
-                Some(with_tags(&*snapshot, id, &found, ask).await?)
+                Some(with_tags(&*snapshot, id, &found, ask, &mut grounds).await?)
             }
             _ => None,
         };
@@ -82,42 +83,55 @@ impl Larder {
             && self.locate(caller, &space).await.is_ok()
             && self.open_room(&*snapshot, caller, id, ask.right()).await.is_ok()
         {
-            return Ok((bucket(id, &found), caller.clone()));
+            // A policy that comes later counts from the next request on.
+            let grounds = Grounds::new(grounds);
+            return Ok((bucket(id, &found), Caller { grounds, ..caller.clone() }));
         }
         // A key that opens less than its user may do opens no more than everybody may do.
         let caller = caller.filter(|caller| check_scope(caller, id, ask.right()).is_ok());
-        let limits = limits_of(&*snapshot, id).await?;
-        if let Some(Stored { value: policy, version }) = policy
-            && policy.says(caller, ask) == Some(Effect::Allow)
-            && !(limits.restrict && policy.is_public())
-        {
-            let record = (schema::bucket_setting_key(id, BucketSetting::Policy), version);
-            let caller = self.on_behalf(&*snapshot, caller, (id, &found), ask, record).await?;
-            return Ok((bucket(id, &found), caller));
+        let setting = |setting| schema::bucket_setting_key(id, setting);
+        let (limits, limited) = limits_of(&*snapshot, id).await?;
+        let version = policy.as_ref().map(|policy| policy.version);
+        grounds.push((setting(BucketSetting::Policy), version));
+        grounds.push((setting(BucketSetting::PublicAccess), limited));
+        let allows = policy.is_some_and(|Stored { value: policy, .. }| {
+            policy.says(caller, ask) == Some(Effect::Allow)
+                && !(limits.restrict && policy.is_public())
+        });
+        if !allows {
+            let (count, version) = lists_count(&*snapshot, id).await?;
+            grounds.push((setting(BucketSetting::Ownership), version));
+            let who = Who { caller, public: !limits.ignore_acls };
+            let by_list = match count {
+                true => by_list(&*snapshot, &who, id, &found, ask).await?,
+                false => None,
+            };
+            let (record, version) = by_list.ok_or_else(denied)?;
+            grounds.push((record, Some(version)));
         }
-        let who = Who { caller, public: !limits.ignore_acls };
-        if lists_count(&*snapshot, id).await?
-            && let Some(record) = by_list(&*snapshot, &who, id, &found, ask).await?
-        {
-            let caller = self.on_behalf(&*snapshot, caller, (id, &found), ask, record).await?;
-            return Ok((bucket(id, &found), caller));
-        }
-        Err(denied())
+        let caller = self.on_behalf(&*snapshot, caller, (id, &found), ask, grounds).await?;
+        Ok((bucket(id, &found), caller))
     }
 
-    /// Who does in the name of the owner what a record allows.
+    /// Who does in the name of the owner what these records allow.
     async fn on_behalf(
         &self,
         snapshot: &dyn Snapshot,
         caller: Option<&Caller>,
         (id, space): (SpaceId, &Space),
         ask: &Ask<'_>,
-        record: (Bytes, Version),
+        mut grounds: Vec<(Bytes, Option<Version>)>,
     ) -> Result<Caller> {
         let owner = txn::get::<User>(snapshot, &schema::user_key(space.owner)).await?;
         let owner = owner.filter(|owner| !owner.value.disabled).ok_or_else(denied)?;
         let reads = ask.right() == Right::Read;
         let access = if reads { Access::Read } else { Access::Write };
+        // Nor does it work any longer than what they came with themselves.
+        if let Some(caller) = caller {
+            grounds.push((schema::user_key(caller.user), Some(caller.record)));
+            let credential = caller.credential.clone();
+            grounds.extend(credential.map(|(key, version)| (key, Some(version))));
+        }
         let name =
             caller.map_or_else(|| Arc::from("(anonymous)"), |caller| Arc::clone(&caller.name));
         Ok(Caller {
@@ -126,7 +140,8 @@ impl Larder {
             admin: false,
             record: owner.version,
             scope: Scope { access, spaces: Some([id].into()) },
-            credential: Some(record).filter(|record| record.1 != Version(0)),
+            credential: None,
+            grounds: Grounds::new(grounds),
             link: None,
             priority: caller.map_or(Priority::DEFAULT, |caller| caller.priority),
         })
@@ -241,28 +256,33 @@ async fn by_list(
         }
     }
     let Some(permission) = ask.on_object() else { return Ok(None) };
-    let Some(state) = object_of(snapshot, id, space, ask).await? else { return Ok(None) };
-    let allows = state.object.as_ref().is_some_and(|info| info.acl.allows(who, permission));
-    // An object is read in one snapshot: nothing needs to be compared later.
-    Ok(allows.then(|| (schema::space_key(id), Version(0))))
+    let found = object_of(snapshot, id, space, ask).await?;
+    let allowed = found.filter(|(state, _)| {
+        state.object.as_ref().is_some_and(|info| info.acl.allows(who, permission))
+    });
+    Ok(allowed.map(|(_, record)| record))
 }
 
-/// The object that a request is about, if there is one.
+/// The object that a request is about, if there is one, and the record that it stands in.
 async fn object_of(
     snapshot: &dyn Snapshot,
     id: SpaceId,
     space: &Space,
     ask: &Ask<'_>,
-) -> Result<Option<FileState>> {
+) -> Result<Option<(FileState, (Bytes, Version))>> {
     let Some(key) = ask.key else { return Ok(None) };
     let Ok(path) = path_of(&bucket(id, space), key) else { return Ok(None) };
     let room = Room::of_system(id, space.clone());
     let found = if space.kind == SpaceKind::Bucket {
-        version_in(snapshot, &room, &path, ask.version).await.map(|(_, state, _)| Some(state))
+        let found = version_in(snapshot, &room, &path, ask.version).await;
+        found.map(|found| Some((found.state, found.record)))
     } else {
-        lookup::resolve(snapshot, &room, &path).await.map(|found| match found.dirent.value.body {
-            DirentBody::File(state) => Some(state),
-            DirentBody::Dir | DirentBody::Ref(_) => None,
+        lookup::resolve(snapshot, &room, &path).await.map(|found| {
+            let key = schema::dirent_key(id, found.parent.dir(), &found.name);
+            match found.dirent.value.body {
+                DirentBody::File(state) => Some((state, (key, found.dirent.version))),
+                DirentBody::Dir | DirentBody::Ref(_) => None,
+            }
         })
     };
     match found {
@@ -273,15 +293,20 @@ async fn object_of(
     }
 }
 
-/// A request with the tags of the object that it is about.
+/// A request with the tags of the object that it is about, whose record goes to the grounds.
 async fn with_tags<'a>(
     snapshot: &dyn Snapshot,
     id: SpaceId,
     space: &Space,
     ask: &Ask<'a>,
+    grounds: &mut Vec<(Bytes, Option<Version>)>,
 ) -> Result<Ask<'a>> {
     let mut told = ask.clone();
-    if let Some(info) = object_of(snapshot, id, space, ask).await?.and_then(|state| state.object) {
+    let Some((state, (key, version))) = object_of(snapshot, id, space, ask).await? else {
+        return Ok(told);
+    };
+    grounds.push((key, Some(version)));
+    if let Some(info) = state.object {
         let tags = info.tags.iter();
         told.context.extend(tags.map(|(key, value)| (format!("{TAG}{key}"), value.clone())));
     }

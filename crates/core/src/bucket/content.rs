@@ -123,18 +123,16 @@ impl OtherObject {
     async fn look(&self, larder: &Larder, txn: &mut Txn) -> Result<Copied> {
         let at = self.at.clone();
         let room = larder.open_room(&*txn.snapshot, &self.caller, at, Right::Read).await?;
-        if let (Some(_), Some((key, version))) = (&self.options.reader, &self.caller.credential) {
+        if self.options.reader.is_some() {
             // What lets them read must stand until the copy is there.
-            txn.hold(key.clone(), *version);
-            txn.login.push(key.clone());
+            self.caller.grounds.hold(txn);
         }
         let (node, state) = match self.options.version {
             Some(version) if room.versioning() != Versioning::Off => {
                 let snapshot = Arc::clone(&txn.snapshot);
-                let (node, state, _) =
-                    version_in(&*snapshot, &room, &self.path, Some(version)).await?;
+                let found = version_in(&*snapshot, &room, &self.path, Some(version)).await?;
                 lookup::root_chain(&*snapshot, &room).await?.hold(txn).await?;
-                (node, state)
+                (found.node, found.state)
             }
             Some(version) if version != VersionId::Null => return Err(no_object()),
             _ => {

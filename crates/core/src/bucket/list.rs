@@ -14,7 +14,10 @@ use larder_base::{
 };
 use larder_meta::Snapshot;
 
-use super::{content::object_entry, versions::version_in};
+use super::{
+    content::object_entry,
+    versions::{Seen, version_in},
+};
 use crate::{
     Larder,
     access::Right,
@@ -124,7 +127,7 @@ impl Larder {
         {
             let name = TreePath::of_entry(vec![EntryName::stored(key)?]);
             let current = version_in(&*snapshot, &room, &name, None).await;
-            if let Ok((node, state, _)) = current {
+            if let Ok(Seen { node, state, .. }) = current {
                 let below = below(node, &state, *version);
                 if page.add(&*snapshot, key, node, &state, below).await? {
                     return Ok(page.end(true));

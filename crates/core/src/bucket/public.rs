@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use larder_base::id::{SpaceId, UserId};
-use larder_meta::Snapshot;
+use larder_meta::{Snapshot, Version};
 
 use crate::{
     Larder,
@@ -18,7 +18,7 @@ use crate::{
         Principals, PublicAccess, Statement,
     },
     schema::{self, Space, SpaceState, User},
-    txn,
+    txn::{self, Stored},
 };
 
 /// Keys of conditions that tell clients apart whom a bucket's owner knows.
@@ -92,18 +92,27 @@ impl Larder {
     }
 }
 
-/// What the lists and policies of a bucket may not open; nothing that was never set.
-pub(super) async fn limits_of(snapshot: &dyn Snapshot, id: SpaceId) -> Result<PublicAccess> {
+/// What the lists and policies of a bucket may not open, and the version of the record that says
+/// so; nothing that was never set.
+pub(super) async fn limits_of(
+    snapshot: &dyn Snapshot,
+    id: SpaceId,
+) -> Result<(PublicAccess, Option<Version>)> {
     let key = schema::bucket_setting_key(id, BucketSetting::PublicAccess);
     let stored = txn::get::<PublicAccess>(snapshot, &key).await?;
-    Ok(stored.map(|stored| stored.value).unwrap_or_default())
+    Ok(stored.map(|stored| (stored.value, Some(stored.version))).unwrap_or_default())
 }
 
-/// Whether the lists of a bucket count.
-pub(super) async fn lists_count(snapshot: &dyn Snapshot, id: SpaceId) -> Result<bool> {
+/// Whether the lists of a bucket count, and the version of the record that says so.
+pub(super) async fn lists_count(
+    snapshot: &dyn Snapshot,
+    id: SpaceId,
+) -> Result<(bool, Option<Version>)> {
     let key = schema::bucket_setting_key(id, BucketSetting::Ownership);
     let stored = txn::get::<Ownership>(snapshot, &key).await?;
-    Ok(stored.is_none_or(|stored| stored.value != Ownership::Enforced))
+    let counted =
+        |stored: Stored<Ownership>| (stored.value != Ownership::Enforced, Some(stored.version));
+    Ok(stored.map_or((true, None), counted))
 }
 
 impl Acl {

@@ -2,6 +2,7 @@
 //!
 //! Not here: how they come about (`version`).
 
+use bytes::Bytes;
 use larder_base::{
     ErrorKind,
     id::NodeId,
@@ -44,7 +45,8 @@ impl Larder {
         let note = self.inner.epochs.note();
         let snapshot = self.inner.meta.snapshot().await?;
         let room = self.open_room(&*snapshot, caller, bucket.id, Right::Read).await?;
-        let (node, state, latest) = version_in(&*snapshot, &room, path, version).await?;
+        let found = version_in(&*snapshot, &room, path, version).await?;
+        let Seen { node, state, latest, .. } = found;
         if state.is_marker() {
             let id = state.version_id(node);
             let error = match version {
@@ -259,7 +261,7 @@ impl Larder {
 
 /// A version of an object as a transaction found it.
 struct Found {
-    key: bytes::Bytes,
+    key: Bytes,
     node: NodeId,
     state: FileState,
     entry: larder_meta::Version,
@@ -320,34 +322,49 @@ async fn find_version(
 }
 
 /// A version of an object, and whether it is the current one.
+/// A version of an object as a snapshot has it.
+pub(super) struct Seen {
+    pub(super) node: NodeId,
+    pub(super) state: FileState,
+    /// Whether it is the current one.
+    pub(super) latest: bool,
+    /// The record that it stands in, and the version of that.
+    pub(super) record: (Bytes, larder_meta::Version),
+}
+
 pub(super) async fn version_in(
     snapshot: &dyn Snapshot,
     room: &Room,
     path: &TreePath,
     version: Option<VersionId>,
-) -> Result<(NodeId, FileState, bool)> {
+) -> Result<Seen> {
     let chain = lookup::root_chain(snapshot, room).await?;
     chain.require()?;
     let name = path.split_last().map(|(name, _)| name).ok_or_else(no_object)?;
     let dir = chain.dir();
     let live = schema::dirent_key(room.id, dir, name);
     let marked = schema::marked_key(room.id, dir, name);
-    let found = match txn::get::<Dirent>(snapshot, &live).await? {
-        Some(found) => Some(found),
-        None => txn::get::<Dirent>(snapshot, &marked).await?,
+    let (key, found) = match txn::get::<Dirent>(snapshot, &live).await? {
+        Some(found) => (live, Some(found)),
+        None => {
+            let found = txn::get::<Dirent>(snapshot, &marked).await?;
+            (marked, found)
+        }
     };
     let Stored { value: Dirent { node, body }, version: entry } = found.ok_or_else(no_object)?;
     let DirentBody::File(state) = body else { return Err(no_object()) };
-    let Some(version) = version else { return Ok((node, state, true)) };
     let object = Object { node, state, entry };
     let none = || Error::not_found("version");
-    let number = number_of(&object, version).ok_or_else(none)?;
+    let number = match version {
+        Some(version) => number_of(&object, version).ok_or_else(none)?,
+        None => object.state.revision,
+    };
     if number == object.state.revision {
-        return Ok((node, object.state, true));
+        return Ok(Seen { node, state: object.state, latest: true, record: (key, entry) });
     }
     let key = schema::revision_key(room.id, node, number);
-    let older = txn::get::<FileState>(snapshot, &key).await?;
-    Ok((node, older.ok_or_else(none)?.value, false))
+    let older = txn::get::<FileState>(snapshot, &key).await?.ok_or_else(none)?;
+    Ok(Seen { node, state: older.value, latest: false, record: (key, older.version) })
 }
 
 /// The number of a version of an object, if it can have it.

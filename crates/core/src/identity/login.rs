@@ -25,7 +25,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     Larder,
-    caller::{Access, Caller, CredentialKind, Credentials, Scope},
+    caller::{Access, Caller, CredentialKind, Credentials, Grounds, Scope},
     error::{Error, Result},
     identity::{REMEMBER, key},
     schema::{self, Credential, StoredSecret, User},
@@ -294,6 +294,7 @@ fn caller(id: UserId, user: &Stored<User>, scope: Scope) -> Result<Caller> {
         record: user.version,
         scope,
         credential: None,
+        grounds: Grounds::default(),
         link: None,
         priority: Priority::DEFAULT,
     })

@@ -21,7 +21,7 @@ use super::{LinkInfo, LinkTerms, NewShare};
 use crate::{
     Larder,
     access::{Right, Role},
-    caller::{Access, Caller, LinkRoot, Scope},
+    caller::{Access, Caller, Grounds, LinkRoot, Scope},
     entry::EntryKind,
     error::{Error, Result},
     schema::{self, Link, User},
@@ -184,6 +184,7 @@ impl Larder {
             record: user.version,
             scope: Scope::full(),
             credential: None,
+            grounds: Grounds::default(),
             link: None,
             priority: Priority::DEFAULT,
         };
@@ -234,6 +235,7 @@ impl Larder {
             record: user.version,
             scope: Scope { access, spaces: Some(Arc::from([link.space])) },
             credential: Some((schema::link_key(share), version)),
+            grounds: Grounds::default(),
             link: Some(LinkRoot { share, space: link.space, node: link.node, role: link.role }),
             priority: Priority::DEFAULT,
         })

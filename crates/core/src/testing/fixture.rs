@@ -326,6 +326,7 @@ async fn caller(meta: &dyn MetaStore, name: &str) -> Caller {
         record: user.version,
         scope: crate::Scope::full(),
         credential: None,
+        grounds: crate::caller::Grounds::default(),
         link: None,
         priority: crate::Priority::DEFAULT,
     }

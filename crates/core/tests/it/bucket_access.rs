@@ -6,8 +6,8 @@ use bytes::Bytes;
 use larder_base::ErrorKind;
 use larder_core::{
     Acl, AclGrant, Ask, Bucket, BucketSetting, Caller, Compare, Conditions, Effect, Grantee,
-    ObjectInfo, Ownership, Patterns, Permission, Policy, PolicyCondition, Principals, PublicAccess,
-    Result, Statement, UploadOptions, testing::Fixture,
+    ObjectChange, ObjectInfo, Ownership, Patterns, Permission, Policy, PolicyCondition, Principals,
+    PublicAccess, Result, Statement, UploadOptions, testing::Fixture,
 };
 
 use super::runtime;
@@ -155,13 +155,56 @@ fn i_acl_2_what_was_taken_back_allows_no_further_commit() {
         put(&fixture, &entered, &bucket, "k", Acl::default()).await.unwrap();
         larder.set_bucket_acl(root, &bucket, &Acl::default()).await.unwrap();
         let refused = put(&fixture, &entered, &bucket, "k", Acl::default()).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Unauthenticated);
+        // Judged anew it would be denied; that is not known where it is noticed.
+        assert_eq!(refused.kind(), ErrorKind::Busy);
         let none = Conditions::default();
         let gone = larder.delete_object(&entered, &bucket, "k", None, &none).await;
-        assert_eq!(gone.unwrap_err().kind(), ErrorKind::Unauthenticated);
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::Busy);
         let object = larder.object(root, &bucket, "k", None).await.unwrap();
         assert_eq!(&*object.entry().id.to_string(), &*object.object().node.to_string());
         fixture.assert_sound().await;
+    });
+}
+
+#[test]
+fn i_acl_2_what_an_object_allows_is_not_so_for_what_comes_in_its_place() {
+    runtime().block_on(async {
+        let (fixture, bucket, other) = stage().await;
+        let (larder, root) = (&fixture.larder, &fixture.root);
+        let read = ask("s3:GetObject", Some("a/public"));
+        let (_, entered) = larder.enter_bucket(None, "shared", &read).await.unwrap();
+        assert!(larder.object(&entered, &bucket, "a/public", None).await.is_ok());
+        put(&fixture, root, &bucket, "a/public", Acl::default()).await.unwrap();
+        let error = larder.object(&entered, &bucket, "a/public", None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        // The same where a policy judges by tags, also for those with a right of their own.
+        let mut secret = statement(Effect::Deny, "*", &["s3:GetObject"], &["shared/*"]);
+        secret.conditions.push(PolicyCondition {
+            key: "s3:existingobjecttag/secret".to_owned(),
+            values: vec!["yes".to_owned()],
+            compare: Compare::Equal,
+            negated: false,
+            if_exists: false,
+        });
+        let policy = Policy {
+            text: "{}".to_owned(),
+            statements: vec![
+                secret,
+                statement(Effect::Allow, "other", &["s3:GetObject"], &["shared/*"]),
+            ],
+        };
+        larder.set_bucket_policy(root, &bucket, Some(policy)).await.unwrap();
+        let read = ask("s3:GetObject", Some("a/private"));
+        let (_, by_policy) = larder.enter_bucket(Some(&other), "shared", &read).await.unwrap();
+        let (_, owner) = larder.enter_bucket(Some(root), "shared", &read).await.unwrap();
+        let tags = Some(vec![("secret".to_owned(), "yes".to_owned())]);
+        let change = ObjectChange { tags, ..ObjectChange::default() };
+        larder.change_object(root, &bucket, "a/private", None, &change).await.unwrap();
+        for caller in [&by_policy, &owner] {
+            let error = larder.object(caller, &bucket, "a/private", None).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Busy);
+        }
+        assert!(!may(&fixture, Some(&other), &read).await);
     });
 }
 
