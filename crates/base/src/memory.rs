@@ -263,13 +263,14 @@ impl Memory {
 
     /// What is used, and by what.
     pub fn figures(&self) -> Figures {
-        let waiting = self.shared.state().waiting.len();
+        // All at one moment: what moves from one use to another must not count twice.
+        let state = self.shared.state();
         Figures {
             budget: self.shared.budget,
             by_use: std::array::from_fn(|i| {
                 self.shared.by_use.get(i).map_or(0, |bytes| bytes.load(Relaxed))
             }),
-            waiting,
+            waiting: state.waiting.len(),
             waits: self.shared.waits.load(Relaxed),
             refusals: self.shared.refusals.load(Relaxed),
         }
