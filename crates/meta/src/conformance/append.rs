@@ -2,7 +2,10 @@
 //!
 //! Not here: random specs that append (`model`), restarts (`durable`).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::SeqCst},
+};
 
 use bytes::Bytes;
 use larder_base::id::Incarnation;
@@ -164,12 +167,13 @@ async fn readers_see_each_log_grow_at_its_end_only(area: Area) {
     const WRITERS: u64 = 4;
     const EACH: u64 = 150;
     let prefix = area.key("log");
+    let writing = Arc::new(AtomicU64::new(WRITERS));
     let results = area
         .together(WRITERS + 2, |area, caller| {
-            let prefix = prefix.clone();
+            let (prefix, writing) = (prefix.clone(), Arc::clone(&writing));
             async move {
                 if caller >= WRITERS {
-                    read_log(&area, &prefix, WRITERS * EACH).await;
+                    read_log(&area, &prefix, &writing).await;
                     return Vec::new();
                 }
                 let mut written = Vec::new();
@@ -181,6 +185,7 @@ async fn readers_see_each_log_grow_at_its_end_only(area: Area) {
                     };
                     written.push((area.commit(spec).await, value));
                 }
+                writing.fetch_sub(1, SeqCst);
                 written
             }
         })
@@ -196,11 +201,15 @@ async fn readers_see_each_log_grow_at_its_end_only(area: Area) {
     assert_eq!(found, written, "the log is every commit, in the order of commits");
 }
 
-/// Follows the log until it has `count` records.
-async fn read_log(area: &Area, prefix: &Bytes, count: u64) {
+/// Follows the log until nobody is `writing` any more.
+async fn read_log(area: &Area, prefix: &Bytes, writing: &AtomicU64) {
     let end = prefix_end(prefix).expect("the area's name is not all 0xff");
     let mut seen: Vec<Bytes> = Vec::new();
-    while (seen.len() as u64) < count {
+    let mut goes_on = true;
+    while goes_on {
+        // Asked first, so that the last view has everything; an engine that loses records must
+        // not keep its reader waiting for them.
+        goes_on = writing.load(SeqCst) > 0;
         let view = area.view().await;
         let found = view.scan(prefix, &end, usize::MAX).await.expect("readable");
         let keys: Vec<Bytes> = found.into_iter().map(|(key, _)| key).collect();
