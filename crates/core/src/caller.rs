@@ -101,12 +101,15 @@ impl Caller {
     }
 }
 
-/// Records that something was judged by, and their versions; none for those that were not there.
+/// A record's key, and its version where it was there.
+type Seen = (Bytes, Option<Version>);
+
+/// Records that something was judged by, and their versions.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Grounds(Option<Arc<[(Bytes, Option<Version>)]>>);
+pub(crate) struct Grounds(Option<Arc<[Seen]>>);
 
 impl Grounds {
-    pub(crate) fn new(records: Vec<(Bytes, Option<Version>)>) -> Self {
+    pub(crate) fn new(records: Vec<Seen>) -> Self {
         Self((!records.is_empty()).then(|| records.into()))
     }
 
