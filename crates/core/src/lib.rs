@@ -98,10 +98,11 @@ pub use identity::seal::{MasterKey, MasterKeyId};
 pub use lifecycle::{Expire, LifecycleRule, NewRule, Noncurrent};
 pub use object::{
     Acl, AclGrant, Ask, Bucket, BucketSetting, ChecksumAlgorithm, Compare, Completion, CopyOptions,
-    Effect, Grantee, KeyEntry, KeyListing, KeyPage, LockRules, MultipartInfo, MultipartPart,
-    MultipartRef, NamedPart, NewMultipart, ObjectChange, ObjectChecksum, ObjectDigest, ObjectEntry,
-    ObjectInfo, Ownership, Patterns, Permission, Policy, PolicyCondition, Principals, PublicAccess,
-    Removed, Retention, RetentionMode, Statement, VersionId, VersionListing, Versioning,
+    Effect, Grantee, KeyEntry, KeyListing, KeyPage, LockRules, MultipartEntry, MultipartInfo,
+    MultipartListing, MultipartPage, MultipartPart, MultipartRef, NamedPart, NewMultipart,
+    ObjectChange, ObjectChecksum, ObjectDigest, ObjectEntry, ObjectInfo, Ownership, Patterns,
+    Permission, Policy, PolicyCondition, Principals, PublicAccess, Removed, Retention,
+    RetentionMode, Statement, VersionId, VersionListing, Versioning,
 };
 pub use report::{CheckCounts, CheckReport, CollectReport, Finding, JobInfo, JobKind};
 pub use session::{

@@ -331,6 +331,33 @@ pub struct MultipartInfo {
     pub checksum: Option<(ChecksumAlgorithm, bool)>,
 }
 
+/// One page of a listing of unfinished multipart uploads.
+#[derive(Clone, Debug, Default)]
+pub struct MultipartListing {
+    /// As of keys; its `after` is a key of which all uploads have been told, or a common prefix.
+    pub keys: KeyListing,
+    /// Only uploads to the key `after` that come behind this one, and what comes behind.
+    pub after_upload: Option<UploadId>,
+}
+
+/// What a listing of unfinished uploads has at one place, in order of keys.
+#[derive(Clone, Debug)]
+pub enum MultipartEntry {
+    /// An upload.
+    Upload(MultipartInfo),
+    /// All uploads to keys that begin with this.
+    Prefix(String),
+}
+
+/// Uploads in order of their keys, and whether more come behind the last one.
+#[derive(Clone, Debug, Default)]
+pub struct MultipartPage {
+    /// Uploads and common prefixes.
+    pub entries: Vec<MultipartEntry>,
+    /// Whether there are more behind the last of them.
+    pub truncated: bool,
+}
+
 /// How a request names a multipart upload.
 #[derive(Clone, Copy, Debug)]
 pub struct MultipartRef<'a> {

@@ -2,8 +2,9 @@
 //!
 //! [`serve`] takes connections and runs a [`serve::Service`] on them; [`body`] has request and
 //! response bodies; the rest are pure functions from headers and targets to parsed values:
-//! [`auth`], [`condition`], [`digest`], [`host`], [`path`], [`query`], [`range`]; [`problem`] and
-//! [`access_log`] say what happened. [`limits`] has who may come in, how often and how fast.
+//! [`auth`], [`condition`], [`digest`], [`host`], [`path`], [`query`], [`range`]; [`problem`],
+//! [`access_log`] and [`requests`] say what happened. [`limits`] has who may come in, how often
+//! and how fast.
 //!
 //! Promises: nothing here allocates in proportion to a header, a target or a body that a client
 //! sends beyond stated bounds, recurses, or logs a secret.
@@ -31,8 +32,10 @@ pub mod problem;
 pub mod query;
 pub mod range;
 pub mod rate;
+pub mod requests;
 pub mod serve;
 
 pub use body::{Arrival, Patience, RequestBody, ResponseBody};
 pub use limits::{Limits, LimitsOptions};
+pub use requests::Requests;
 pub use serve::{Received, ServeOptions, Server, Service, Status, Tls, TlsOptions};

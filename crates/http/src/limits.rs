@@ -148,6 +148,14 @@ impl Limits {
         network::client(peer.ip(), headers, &options.trusted_proxies, header)
     }
 
+    /// Whether a trusted proxy says that a request came to it by HTTPS. Of a connection's own TLS
+    /// this knows nothing.
+    pub fn by_https(&self, peer: SocketAddr, headers: &HeaderMap) -> bool {
+        let Inner { options, .. } = &*self.0;
+        let (trusted, header) = (&options.trusted_proxies, options.forwarded_header);
+        network::by_https(peer.ip(), headers, trusted, header)
+    }
+
     /// Whether the lists let an address in.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 /// `X-Forwarded-For`.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// `X-Forwarded-Proto`.
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// Hops that are looked at, from the right. More proxies than that nobody has in a row.
 const HOPS_MAX: usize = 32;
 
@@ -164,6 +167,34 @@ pub(crate) fn client(
     client
 }
 
+/// Whether trusted proxies say that what came from `peer` came to them by HTTPS, all of the way.
+pub(crate) fn by_https(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    trusted: &Networks,
+    header: ForwardedHeader,
+) -> bool {
+    if !trusted.contain(peer) {
+        return false;
+    }
+    let name = match header {
+        ForwardedHeader::XForwardedFor => X_FORWARDED_PROTO,
+        ForwardedHeader::Forwarded => header::FORWARDED,
+    };
+    let is_https = |text: &str| text.eq_ignore_ascii_case("https");
+    let hop_is = |hop: &str| match header {
+        ForwardedHeader::XForwardedFor => is_https(hop.trim()),
+        ForwardedHeader::Forwarded => hop.split(';').any(|pair| {
+            pair.trim().split_once('=').is_some_and(|(name, value)| {
+                name.eq_ignore_ascii_case("proto") && is_https(value.trim_matches('"'))
+            })
+        }),
+    };
+    let mut values = headers.get_all(name).iter().peekable();
+    values.peek().is_some()
+        && values.all(|value| value.to_str().is_ok_and(|text| text.split(',').all(hop_is)))
+}
+
 /// The hops of one header line, the last one first; `None` for what is no address.
 fn hops(
     value: &HeaderValue,
@@ -266,6 +297,29 @@ mod tests {
             headers.append(name, line.parse().expect("a value"));
         }
         client(ip(peer), &headers, &trusted, header).to_string()
+    }
+
+    #[test]
+    fn https_is_what_a_trusted_proxy_says_of_every_hop() {
+        let trusted: Networks = "10.0.0.0/8".parse().expect("networks");
+        let (x, standard) = (ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded);
+        for (peer, name, line, header, expected) in [
+            ("10.0.0.1", "x-forwarded-proto", "https", x, true),
+            ("10.0.0.1", "x-forwarded-proto", "HTTPS, https", x, true),
+            ("10.0.0.1", "x-forwarded-proto", "https, http", x, false),
+            ("10.0.0.1", "x-forwarded-proto", "", x, false),
+            ("10.0.0.1", "x-forwarded-proto", "https", standard, false),
+            ("192.0.2.1", "x-forwarded-proto", "https", x, false),
+            ("10.0.0.1", "forwarded", "for=192.0.2.1;Proto=\"https\"", standard, true),
+            ("10.0.0.1", "forwarded", "proto=https, for=192.0.2.1", standard, false),
+            ("10.0.0.1", "forwarded", "proto=https", x, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(name, line.parse().expect("a value"));
+            let found = by_https(ip(peer), &headers, &trusted, header);
+            assert_eq!(found, expected, "{peer} {name}: {line}");
+        }
+        assert!(!by_https(ip("10.0.0.1"), &HeaderMap::new(), &trusted, x));
     }
 
     #[test]

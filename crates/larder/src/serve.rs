@@ -70,6 +70,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
         body_patience: patience(&config),
         limits: Some(limits.clone()),
+        metrics_token: config.metrics_token.as_ref().map(|token| token.reveal().to_owned()),
         more_metrics: MoreMetrics::new(move || engines.render()),
         ..RestOptions::default()
     };
@@ -185,9 +186,10 @@ fn start_s3(
         file_bytes_max: config.limits_file_bytes_max.map(|size| size.bytes()),
         body_patience: patience(config),
         limits: options.limits.clone(),
+        tls: options.tls.is_some(),
         pair,
     };
-    let door = S3Door::new(larder.clone(), env, door);
+    let door = S3Door::new(larder.clone(), env, status, door);
     let options = ServeOptions { addresses: vec![address], ..options };
     Ok(Some(Server::start(&options, door, env, status)?))
 }

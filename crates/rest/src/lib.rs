@@ -54,7 +54,7 @@ use hyper::body::Body as _;
 use larder_base::{Env, id::RequestId};
 use larder_core::{Error, Larder};
 use larder_http::{
-    Limits, Patience, Received, RequestBody, ResponseBody, Service, Status, access_log,
+    Limits, Patience, Received, RequestBody, Requests, ResponseBody, Service, Status, access_log,
     auth::Given, host, priority, problem,
 };
 
@@ -63,7 +63,6 @@ use crate::{
     call::Call,
     error::{Answer, Failure},
     files::Want,
-    metrics::Metrics,
     route::{NONE, Route, TABLE},
 };
 
@@ -109,7 +108,7 @@ struct Inner {
     status: Status,
     limits: Limits,
     options: RestOptions,
-    metrics: Metrics,
+    requests: Arc<Requests>,
 }
 
 impl Rest {
@@ -118,8 +117,8 @@ impl Rest {
     pub fn new(larder: Larder, env: &Env, status: &Status, options: RestOptions) -> Self {
         let (env, status) = (env.clone(), status.clone());
         let limits = options.limits.clone().unwrap_or_else(|| Limits::none(&env));
-        let metrics = Metrics::new();
-        Self(Arc::new(Inner { larder, env, status, limits, options, metrics }))
+        let requests = status.door("rest", TABLE.iter().map(|(name, _)| *name));
+        Self(Arc::new(Inner { larder, env, status, limits, options, requests }))
     }
 }
 
@@ -154,7 +153,7 @@ impl Service for Rest {
         response.headers_mut().insert(problem::REQUEST_ID, problem::request_id(&request_id));
         let class = route.map_or(NONE, |route| route.class());
         let took = inner.env.monotonic().saturating_sub(started);
-        inner.metrics.count(class, response.status(), took);
+        inner.requests.count(class, response.status(), took);
         if access_log::enabled() {
             access_log::record(&access_log::Line {
                 request_id: &request_id,

@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq as _;
 use crate::{
     Inner, call,
     error::Answer,
+    metrics::page,
     route::Route,
     wire::{HealthBody, ReadyBody},
 };
@@ -58,7 +59,7 @@ fn metrics(inner: &Inner, headers: &HeaderMap) -> Answer {
         }
     }
     let core = inner.larder.metrics() + &inner.options.more_metrics.render();
-    let page = inner.metrics.page(&core, (&inner.status, &inner.limits), &inner.options.version);
+    let page = page(&core, &inner.status, &inner.limits, &inner.options.version);
     let mut response = Response::new(ResponseBody::from(Bytes::from(page)));
     response.headers_mut().insert(header::CONTENT_TYPE, OPEN_METRICS);
     Ok(response)

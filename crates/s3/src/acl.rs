@@ -62,7 +62,7 @@ pub(crate) async fn of_new_bucket(
     ownership: Option<Ownership>,
 ) -> S3Result<Acl> {
     let Some(asked) = asked(call, headers).await? else { return Ok(Acl::default()) };
-    if ownership == Some(Ownership::Enforced) && !asked.plain {
+    if ownership == Some(Ownership::Enforced) && !asked.acl.grants.is_empty() {
         let message = "a bucket whose lists do not count cannot have one";
         return Err(coded("InvalidBucketAclWithObjectOwnership", message));
     }
@@ -132,10 +132,8 @@ fn canned(name: &str) -> S3Result<Asked> {
     let line = |to, gives| AclGrant { to, gives };
     let grants = match name {
         // Objects are the bucket owner's whoever writes them.
-        "private" | "bucket-owner-full-control" => {
-            return Ok(Asked { acl: Acl::default(), plain: true });
-        }
-        "bucket-owner-read" => Vec::new(),
+        "bucket-owner-full-control" => return Ok(Asked { acl: Acl::default(), plain: true }),
+        "private" | "bucket-owner-read" => Vec::new(),
         "public-read" => vec![line(Grantee::Everybody, Permission::Read)],
         "public-read-write" => vec![
             line(Grantee::Everybody, Permission::Read),

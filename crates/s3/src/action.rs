@@ -38,6 +38,15 @@ const HEADERS: &[&str] = &[
     "x-amz-storage-class",
 ];
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The address of who asks, behind the proxies.
+    pub(crate) address: IpAddr,
+    /// Whether it came by TLS.
+    pub(crate) secure: bool,
+}
+
 /// What a request is about.
 #[derive(Debug)]
 pub(crate) struct Scene {
@@ -55,7 +64,7 @@ impl Scene {
     pub(crate) fn of(
         context: &S3AccessContext<'_>,
         caller: Option<&Caller>,
-        client: IpAddr,
+        origin: Origin,
     ) -> Option<Self> {
         let (bucket, key) = match context.s3_path() {
             S3Path::Root => return None,
@@ -69,7 +78,7 @@ impl Scene {
             // One that is none is refused by the operation.
             version: version.as_ref().and_then(|version| version.parse().ok()),
             actions: actions(context.s3_op().name(), version.is_some())?,
-            context: told(context.uri(), context.headers(), caller, client),
+            context: told(context.uri(), context.headers(), caller, origin),
         })
     }
 }
@@ -81,9 +90,9 @@ impl Scene {
         (bucket, key): (&str, &str),
         (tags, acl): (&[(String, String)], Option<&str>),
         caller: Option<&Caller>,
-        client: IpAddr,
+        origin: Origin,
     ) -> Option<Self> {
-        let mut context = told(&head.uri, &head.headers, caller, client);
+        let mut context = told(&head.uri, &head.headers, caller, origin);
         context.retain(|(name, _)| !name.starts_with("s3:"));
         context.extend(acl.map(|acl| ("s3:x-amz-acl".to_owned(), acl.to_owned())));
         for (name, value) in tags {
@@ -96,7 +105,14 @@ impl Scene {
 
 /// Whether conditions of policies may ask for this; in lower case.
 pub(crate) fn is_known(key: &str) -> bool {
-    let aws = ["aws:sourceip", "aws:useragent", "aws:referer", "aws:username", "aws:userid"];
+    let aws = [
+        "aws:sourceip",
+        "aws:securetransport",
+        "aws:useragent",
+        "aws:referer",
+        "aws:username",
+        "aws:userid",
+    ];
     let s3 = key.strip_prefix("s3:");
     aws.contains(&key)
         || PARAMETERS.iter().any(|(_, known)| *known == key)
@@ -125,9 +141,12 @@ fn told(
     uri: &Uri,
     headers: &HeaderMap,
     caller: Option<&Caller>,
-    client: IpAddr,
+    origin: Origin,
 ) -> Vec<(String, String)> {
-    let mut told = vec![("aws:sourceip".to_owned(), client.to_canonical().to_string())];
+    let mut told = vec![
+        ("aws:sourceip".to_owned(), origin.address.to_canonical().to_string()),
+        ("aws:securetransport".to_owned(), origin.secure.to_string()),
+    ];
     if let Some(caller) = caller {
         told.push(("aws:userid".to_owned(), caller.user.to_string()));
         told.push(("aws:username".to_owned(), caller.name.to_string()));
@@ -270,7 +289,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-amz-copy-source", "/a/p%75blic?versionId=x".parse().expect("a value"));
         headers.insert("x-amz-tagging", "k%65y=a+b".parse().expect("a value"));
-        let told = told(&uri, &headers, None, IpAddr::from([127, 0, 0, 1]));
+        let origin = Origin { address: IpAddr::from([127, 0, 0, 1]), secure: true };
+        let told = told(&uri, &headers, None, origin);
         let of = |key: &str| {
             told.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
         };
@@ -280,6 +300,7 @@ mod tests {
         assert_eq!(of("s3:requestobjecttag/key"), Some("a b"));
         assert_eq!(of("aws:sourceip"), Some("127.0.0.1"));
         assert_eq!(of("aws:username"), None);
-        assert!(is_known("s3:existingobjecttag/x") && !is_known("aws:securetransport"));
+        assert_eq!(of("aws:securetransport"), Some("true"));
+        assert!(is_known("s3:existingobjecttag/x") && !is_known("aws:multifactorauthage"));
     }
 }

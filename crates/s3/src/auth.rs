@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     Inner,
-    action::Scene,
+    action::{Origin, Scene},
     body::Trail,
     error::{About, from_core},
 };
@@ -148,7 +148,7 @@ pub(crate) struct Entry {
     pub(crate) inner: Arc<Inner>,
     /// Who has signed it, if anybody.
     pub(crate) caller: Option<Caller>,
-    pub(crate) client: IpAddr,
+    pub(crate) origin: Origin,
     pub(crate) request_id: RequestId,
     pub(crate) trail: Arc<Trail>,
 }
@@ -160,7 +160,7 @@ impl S3Access for Entry {
             return Err(s3s::s3_error!(AccessDenied, "the request is signed in no known way"));
         }
         let caller = self.caller.as_ref();
-        let scene = Scene::of(context, caller, self.client);
+        let scene = Scene::of(context, caller, self.origin);
         if caller.is_none() && scene.is_none() {
             let message = "this is not done for requests without a signature";
             return Err(s3s::s3_error!(AccessDenied, "{message}"));
@@ -173,7 +173,7 @@ impl S3Access for Entry {
             self.trail.user.set(Arc::clone(&caller.name)).ok();
         }
         let meters = caller.map_or((None, None), Caller::meters);
-        let pace = self.inner.limits.admit_user(self.client, meters);
+        let pace = self.inner.limits.admit_user(self.origin.address, meters);
         let pace = pace.map_err(|error| from_core(&error, About::Write, &self.request_id))?;
         self.trail.pace.set(pace).ok();
         Ok(())

@@ -171,7 +171,8 @@ impl Call {
         let Some(key) = way.key.filter(|_| action.starts_with("s3:GetObject")) else {
             return denied;
         };
-        let ask = self.ask(way, "s3:ListBucket", None);
+        let mut ask = self.ask(way, "s3:ListBucket", None);
+        ask.context.push(("s3:prefix".to_owned(), key.to_owned()));
         let entered = self.larder().enter_bucket(self.signed.as_ref(), way.bucket, &ask).await;
         let Ok((bucket, caller)) = entered else { return denied };
         match self.larder().object(&caller, &bucket, key, way.version).await {

@@ -62,8 +62,8 @@ use larder_base::{
 };
 use larder_core::{Caller, Error, Larder};
 use larder_http::{
-    Limits, Patience, Received, RequestBody, ResponseBody, Service, access_log, host as http_host,
-    priority, problem,
+    Limits, Patience, Received, RequestBody, Requests, ResponseBody, Service, Status, access_log,
+    host as http_host, priority, problem,
 };
 use s3s::{
     config::{S3Config, S3ConfigProvider, StaticConfigProvider},
@@ -72,10 +72,12 @@ use s3s::{
 
 pub use crate::auth::StaticPair;
 use crate::{
+    action::Origin,
     body::{Reading, Trail},
     call::Call,
     error::{About, Refusal},
     host::Domain,
+    operations::NAMES,
 };
 
 /// Largest XML document of a request: room for the names and checksums of 10,000 parts.
@@ -100,6 +102,8 @@ pub struct S3Options {
     pub body_patience: Patience,
     /// Who may ask, how often and how fast; `None` is everybody and any.
     pub limits: Option<Limits>,
+    /// Whether it is served by TLS.
+    pub tls: bool,
     /// A user's name and password that are a key pair, too.
     pub pair: Option<StaticPair>,
 }
@@ -112,6 +116,7 @@ impl Default for S3Options {
             file_bytes_max: None,
             body_patience: Patience::of(Duration::from_secs(30)),
             limits: None,
+            tls: false,
             pair: None,
         }
     }
@@ -135,11 +140,12 @@ struct Inner {
     domain: Option<Domain>,
     config: Arc<dyn S3ConfigProvider>,
     known: auth::Known,
+    requests: Arc<Requests>,
 }
 
 impl S3Door {
-    /// A door to `larder`.
-    pub fn new(larder: Larder, env: &Env, options: S3Options) -> Self {
+    /// A door to `larder`, whose requests are counted in `status`.
+    pub fn new(larder: Larder, env: &Env, status: &Status, options: S3Options) -> Self {
         let limits = options.limits.clone().unwrap_or_else(|| Limits::none(env));
         let domain = options.domain.as_deref().map(Domain::new);
         let mut config = S3Config::default();
@@ -147,7 +153,8 @@ impl S3Door {
         let config = Arc::new(StaticConfigProvider::new(Arc::new(config)));
         let env = env.clone();
         let known = auth::Known::default();
-        Self(Arc::new(Inner { larder, env, limits, options, domain, config, known }))
+        let requests = status.door("s3", NAMES.iter().copied());
+        Self(Arc::new(Inner { larder, env, limits, options, domain, config, known, requests }))
     }
 }
 
@@ -159,9 +166,12 @@ impl Service for S3Door {
         let (head, body) = request.into_parts();
         let mut body = RequestBody::new(body, &inner.env, inner.options.body_patience);
         body.count_memory(inner.larder.memory());
-        let client = inner.limits.client(peer, &head.headers);
+        let origin = Origin {
+            address: inner.limits.client(peer, &head.headers),
+            secure: inner.options.tls || inner.limits.by_https(peer, &head.headers),
+        };
         let trail = Arc::new(Trail::default());
-        let answer = inner.answer(&head, body, client, request_id, &trail).await;
+        let answer = inner.answer(&head, body, origin, request_id, &trail).await;
         let response = answer.unwrap_or_else(|refusal| refusal.response(&request_id));
         let mut response = finish(response, &head);
         if head.method != Method::OPTIONS {
@@ -170,18 +180,22 @@ impl Service for S3Door {
         let id = problem::request_id(&request_id);
         response.headers_mut().insert(AMZ_REQUEST_ID, id.clone());
         response.headers_mut().insert(problem::REQUEST_ID, id);
+        let operation = trail.operation.get().copied().unwrap_or_default();
+        let took = inner.env.monotonic().saturating_sub(started);
+        let route = NAMES.iter().position(|name| *name == operation).unwrap_or(NAMES.len() - 1);
+        inner.requests.count(route, response.status(), took);
         if access_log::enabled() {
             access_log::record(&access_log::Line {
                 request_id: &request_id,
                 door: "s3",
-                peer: client,
+                peer: origin.address,
                 method: head.method.as_str(),
                 path: head.uri.path(),
-                op: trail.operation.get().copied().unwrap_or_default(),
+                op: operation,
                 user: trail.user.get().map(|name| &**name),
                 status: response.status().as_u16(),
                 bytes: response.body().size_hint().exact(),
-                took: inner.env.monotonic().saturating_sub(started),
+                took,
             });
         }
         response
@@ -200,21 +214,27 @@ impl Inner {
         self: &Arc<Self>,
         head: &Parts,
         mut body: RequestBody,
-        client: IpAddr,
+        origin: Origin,
         request_id: RequestId,
         trail: &Arc<Trail>,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let from_core = |error: Error| Refusal::from_core(&error, &request_id);
-        self.enter(head, client).map_err(from_core)?;
+        self.enter(head, origin.address).map_err(from_core)?;
         let in_host = self.in_host(head);
         if head.method == Method::OPTIONS {
             return cors::preflight(self, head, in_host.as_deref(), &request_id).await;
         }
         if head.method == Method::POST && guard::is_form(&head.headers) {
-            let from = post::From { client, in_host, request_id };
+            let from = post::From { origin, in_host, request_id };
             return Box::pin(post::answer(self, head, body, from, trail)).await;
         }
-        let claim = guard::check(head, &self.options.region, in_host.is_some())?;
+        let mut claim = guard::check(head, &self.options.region, in_host.is_some())?;
+        let merged = claim.headers.take().map(|headers| {
+            let mut merged = head.clone();
+            merged.headers = headers;
+            merged
+        });
+        let head = merged.as_ref().unwrap_or(head);
         if !claim.content {
             // The library takes a document that is too long for a mistake of ours.
             body.limit(XML_BYTES_MAX as u64).map_err(|_too_large| {
@@ -264,7 +284,7 @@ impl Inner {
         builder.set_access(auth::Entry {
             inner: Arc::clone(self),
             caller,
-            client,
+            origin,
             request_id,
             trail: Arc::clone(trail),
         });

@@ -1,6 +1,7 @@
 //! Which operations are offered: one table, from the library's names to the functions here.
 //!
-//! What is not in it the library answers with `NotImplemented`.
+//! Its names count requests in `/metrics`, too. What is not in it the library answers with
+//! `NotImplemented`.
 //!
 //! Not here: what an operation does.
 
@@ -13,6 +14,9 @@ use crate::{
     object::{copy, delete, get, list, multipart, put},
     policy, public, tagging, unset, versioning,
 };
+
+/// Uploads by HTML forms, which the library does not know.
+pub(crate) const POST: &str = "PostObject";
 
 /// Declares the operations: method, name, what it takes and answers, and the function.
 macro_rules! operations {
@@ -27,6 +31,11 @@ macro_rules! operations {
             $($empty:ident $empty_name:literal $empty_in:ident $empty_out:ident;)+
         }
     ) => {
+        /// Names of all operations; the last is for requests that are refused before theirs is
+        /// known.
+        pub(crate) const NAMES: &[&str] =
+            &[$($name,)+ $($unset_name,)+ $($empty_name,)+ POST, "none"];
+
         #[async_trait::async_trait]
         impl S3 for Call {
             $(

@@ -249,11 +249,13 @@ fn condition(operator: &str, key: &str, values: Vec<Value>) -> S3Result<PolicyCo
         "StringNotEqualsIgnoreCase" => (Compare::EqualIgnoreCase, true),
         "StringLike" => (Compare::Like, false),
         "StringNotLike" => (Compare::Like, true),
+        "Bool" => (Compare::EqualIgnoreCase, false),
         "IpAddress" => (Compare::Network, false),
         "NotIpAddress" => (Compare::Network, true),
         "Null" if !if_exists => (Compare::Null, false),
         _ => return Err(malformed(format!("the condition {operator:?} is not offered"))),
     };
+    let flag = matches!(operator, "Bool" | "Null");
     let known = normal(key);
     if !action::is_known(&known) {
         return Err(malformed(format!("the condition key {key:?} is not offered")));
@@ -265,7 +267,7 @@ fn condition(operator: &str, key: &str, values: Vec<Value>) -> S3Result<PolicyCo
     let values: Vec<String> = values.into_iter().map(text).collect();
     let fits = |value: &String| match compare {
         Compare::Network => is_network(value),
-        Compare::Null => value == "true" || value == "false",
+        _ if flag => value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false"),
         _ => true,
     };
     if values.is_empty() || !values.iter().all(fits) {
@@ -403,10 +405,7 @@ mod tests {
             ("arn:aws:s3:::b/*", "b/*"),
             ("\"Effect\"", "\"Else\":1,\"Effect\""),
             ("\"Principal\":\"*\"", "\"Principal\":{\"Service\":\"x\"}"),
-            (
-                "\"Effect\"",
-                "\"Condition\":{\"Bool\":{\"aws:SecureTransport\":\"true\"}},\"Effect\"",
-            ),
+            ("\"Effect\"", "\"Condition\":{\"Bool\":{\"aws:SecureTransport\":\"yes\"}},\"Effect\""),
             ("\"Effect\"", "\"Condition\":{\"StringEquals\":{\"aws:Other\":\"x\"}},\"Effect\""),
             ("\"Effect\"", "\"Condition\":{\"IpAddress\":{\"aws:SourceIp\":\"x\"}},\"Effect\""),
         ] {

@@ -12,12 +12,9 @@
 //!
 //! Not here: what a policy says (`policy_form`).
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -40,13 +37,13 @@ use sha2::Sha256;
 
 use crate::{
     Inner, acl,
-    action::Scene,
+    action::{Origin, Scene},
     auth,
     body::Trail,
     call::{Call, coded},
     checksum::Digests,
     error::{About, Refusal, escaped, from_core},
-    guard, lifecycle,
+    guard, lifecycle, operations,
     policy_form::Policy,
     tagging, wire,
 };
@@ -96,7 +93,7 @@ const SIGNED: &[&str] = &["awsaccesskeyid", "signature", "x-amz-credential", "x-
 
 /// Where a form comes from and goes to.
 pub(crate) struct From {
-    pub(crate) client: IpAddr,
+    pub(crate) origin: Origin,
     /// The bucket that the host names.
     pub(crate) in_host: Option<String>,
     pub(crate) request_id: RequestId,
@@ -111,7 +108,7 @@ pub(crate) async fn answer(
     trail: &Arc<Trail>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     // One request is one operation.
-    trail.operation.set("PostObject").ok();
+    trail.operation.set(operations::POST).ok();
     let in_path = guard::check_form(head, from.in_host.is_some())?;
     let bucket = in_path.or(from.in_host.clone()).unwrap_or_default();
     let post = Post { inner, head, bucket, from, trail };
@@ -172,7 +169,7 @@ impl Post<'_> {
         let mut kept = Kept::read(&fields)?;
         let asked = (&*kept.info.tags, fields.get("acl"));
         let place = (self.bucket.as_str(), key);
-        let scene = Scene::of_form(self.head, place, asked, caller.as_ref(), self.from.client);
+        let scene = Scene::of_form(self.head, place, asked, caller.as_ref(), self.from.origin);
         if let Some(scene) = scene {
             // It is set once, because this is called once.
             self.trail.scene.set(scene).ok();
@@ -289,7 +286,7 @@ impl Post<'_> {
     /// Holds whoever sends the form to the rates of the caller.
     fn pace(&self, caller: Option<&Caller>) -> S3Result<()> {
         let meters = caller.map_or((None, None), Caller::meters);
-        let pace = self.inner.limits.admit_user(self.from.client, meters);
+        let pace = self.inner.limits.admit_user(self.from.origin.address, meters);
         self.trail.pace.set(pace.map_err(|error| self.fault(&error))?).ok();
         Ok(())
     }

@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
-use larder_base::{Timestamp, id::UserId};
+use larder_base::Timestamp;
 use larder_core::{Bucket, Conditions, EtagSet, ObjectEntry, ObjectInfo, VersionId, Versioning};
 use larder_http::{
     condition::{Preconditions, Tag, Tags},
@@ -14,7 +14,7 @@ use larder_http::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{
     S3Result,
-    dto::{ETag, ETagCondition, Metadata, Owner},
+    dto::{ETag, ETagCondition, Metadata},
     s3_error,
 };
 
@@ -63,10 +63,6 @@ pub(crate) fn etag(text: &str) -> ETag {
 
 pub(crate) fn size(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
-}
-
-pub(crate) fn owner(user: UserId) -> Owner {
-    Owner { id: Some(user.to_string()), display_name: None }
 }
 
 /// A text of a listing as the client wants it encoded.

@@ -57,6 +57,13 @@ fn boto3_finds_what_programs_rely_on() {
     let results = parsed(boto(&server, &packages, "check"));
     assert_eq!(results["failed"], json!({}));
     assert!(results["passed"].as_array().unwrap().len() >= 8, "{results}");
+    let page = server.client().send("GET", "/metrics", &[], None).expect(200).body;
+    let page = String::from_utf8(page).unwrap();
+    for (operation, status) in [("PutObject", 2), ("CompleteMultipartUpload", 4)] {
+        let labels = format!("door=\"s3\",route=\"{operation}\",status=\"{status}xx\"");
+        let line = format!("larder_http_requests_total{{{labels}}} ");
+        assert!(page.lines().any(|found| found.starts_with(&line)), "{line} is not in\n{page}");
+    }
 }
 
 #[test]
@@ -79,6 +86,38 @@ fn strangers_get_nothing_of_a_bucket_that_nobody_opened() {
     let found = parsed(strangers);
     assert_eq!(found["let_in"], json!([]));
     assert!(found["asked"].as_u64().unwrap() > 100, "{found}");
+}
+
+/// Runs one of the clients for JavaScript.
+#[track_caller]
+fn javascript(client: &str) {
+    let test = format!("s3clients::{client} for JavaScript");
+    let modules = tool::which("node").ok_or_else(|| "node is not installed".to_owned());
+    let modules = match modules.and_then(|_| tool::installed("s3-js")) {
+        Ok(packages) => packages.join("node_modules"),
+        Err(why) => return tool::skip(&test, why),
+    };
+    let server = Server::start();
+    let output = Command::new("node")
+        .arg(tool::script("s3-js/client.cjs"))
+        .args([client, &server.s3().ip().to_string(), &server.s3().port().to_string()])
+        .args([USER, PASSWORD])
+        .arg(server.scratch())
+        .env("NODE_PATH", modules)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
+    assert!(said[0].ends_with("ok\n"), "{client}: {}", said.concat());
+}
+
+#[test]
+fn the_sdk_for_javascript_streams_presigns_and_pages() {
+    javascript("aws");
+}
+
+#[test]
+fn minio_js_lists_what_is_unfinished_and_posts_forms() {
+    javascript("minio");
 }
 
 #[track_caller]

@@ -145,6 +145,21 @@ fn health_readiness_and_metrics_answer() {
 }
 
 #[test]
+fn metrics_want_their_token_where_one_is_set() {
+    let server = Options::default().env("LARDER_METRICS__TOKEN", "told-to-the-monitor").start();
+    let monitor = Client::with_key(server.addr(), "told-to-the-monitor");
+    monitor.send("GET", "/metrics", &[], None).expect(200);
+    for other in [
+        Client::anonymous(server.addr()),
+        Client::with_key(server.addr(), "told-to-the-monito"),
+        server.client(),
+    ] {
+        other.send("GET", "/metrics", &[], None).expect(401);
+    }
+    monitor.send("GET", "/v1/me", &[], None).expect(401);
+}
+
+#[test]
 fn every_metric_that_is_served_is_documented_and_the_reverse() {
     let server = Server::start();
     let client = server.client();

@@ -179,6 +179,12 @@ def check_multipart_uploads():
     assert read(name, "parts") == body[: 6 * MIB] * 2
     upload = s3.create_multipart_upload(Bucket=name, Key="gone")["UploadId"]
     assert len(s3.list_multipart_uploads(Bucket=name)["Uploads"]) == 1
+    below = s3.create_multipart_upload(Bucket=name, Key="a/b")["UploadId"]
+    page = s3.list_multipart_uploads(Bucket=name, Delimiter="/", MaxUploads=1)
+    assert [one["Prefix"] for one in page["CommonPrefixes"]] == ["a/"] and "Uploads" not in page
+    page = s3.list_multipart_uploads(Bucket=name, Delimiter="/", KeyMarker=page["NextKeyMarker"])
+    assert [one["Key"] for one in page["Uploads"]] == ["gone"] and not page["IsTruncated"]
+    s3.abort_multipart_upload(Bucket=name, Key="a/b", UploadId=below)
     s3.abort_multipart_upload(Bucket=name, Key="gone", UploadId=upload)
     assert code(s3.list_parts, Bucket=name, Key="gone", UploadId=upload) == (404, "NoSuchUpload")
 
@@ -251,6 +257,43 @@ def check_presigned_urls():
             raise AssertionError("a changed URL is refused")
         except urllib.error.HTTPError as error:
             assert error.code == 403, error.code
+
+
+def check_policies_tell_plain_http_apart():
+    name = bucket("transport")
+    s3.put_object(Bucket=name, Key="k", Body=b"x")
+    for secure, status in [("true", 403), ("false", 200)]:
+        s3.put_bucket_policy(Bucket=name, Policy=json.dumps({
+            "Version": "2012-10-17",
+            "Statement": {
+                "Effect": "Allow", "Principal": "*", "Action": "s3:GetObject",
+                "Resource": f"arn:aws:s3:::{name}/*",
+                "Condition": {"Bool": {"aws:SecureTransport": secure}},
+            },
+        }))
+        try:
+            assert urllib.request.urlopen(f"{ENDPOINT}/{name}/k").status == status
+        except urllib.error.HTTPError as error:
+            assert error.code == status, error.code
+
+
+def check_a_policy_that_shows_parts_does_no_more():
+    name = bucket("shown-parts")
+    s3.put_bucket_policy(Bucket=name, Policy=json.dumps({
+        "Version": "2012-10-17",
+        "Statement": {
+            "Effect": "Allow", "Principal": "*", "Action": "s3:ListMultipartUploadParts",
+            "Resource": f"arn:aws:s3:::{name}/*",
+        },
+    }))
+    upload = s3.create_multipart_upload(Bucket=name, Key="k")["UploadId"]
+    one = dict(Bucket=name, Key="k", UploadId=upload)
+    s3.upload_part(PartNumber=1, Body=b"x", **one)
+    nobody = client(signature_version=UNSIGNED)
+    assert [part["Size"] for part in nobody.list_parts(**one)["Parts"]] == [1]
+    for refused in [nobody.upload_part, nobody.abort_multipart_upload]:
+        more = {"PartNumber": 2, "Body": b"y"} if refused == nobody.upload_part else {}
+        assert code(refused, **one, **more)[0] == 403
 
 
 CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]

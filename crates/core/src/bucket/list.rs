@@ -97,7 +97,7 @@ fn start(listing: &KeyListing) -> Position {
 }
 
 /// What a key has in common with others, if they are told as one.
-fn group<'a>(listing: &KeyListing, key: &'a str) -> Option<&'a str> {
+pub(super) fn group<'a>(listing: &KeyListing, key: &'a str) -> Option<&'a str> {
     let delimiter = listing.delimiter.as_deref().filter(|text| !text.is_empty())?;
     let rest = key.strip_prefix(listing.prefix.as_str())?;
     let at = rest.find(delimiter)?;
@@ -268,7 +268,7 @@ struct FlatKeys {
 }
 
 /// Records read at once where common prefixes may make most of them useless.
-const PAGE_WITH_DELIMITER: usize = 32;
+pub(super) const PAGE_WITH_DELIMITER: usize = 32;
 
 impl FlatKeys {
     /// Of the records that begin with `all`, which keys follow.

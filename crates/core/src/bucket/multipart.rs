@@ -7,14 +7,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use larder_base::{
     ErrorKind,
     id::{NodeId, UploadId},
+    limits::PAGE_ENTRIES_MAX,
 };
 use larder_meta::Snapshot;
 use md5::Digest as _;
 
-use super::{content::object_entry, path_of};
+use super::{
+    content::object_entry,
+    list::{PAGE_WITH_DELIMITER, group},
+    path_of,
+};
 use crate::{
     Larder, PartUpload,
     access::Right,
@@ -22,11 +28,12 @@ use crate::{
     entry::{SpaceKind, SpaceRef, Target},
     error::{Error, Result},
     object::{
-        Bucket, ChecksumAlgorithm, Completion, MultipartInfo, MultipartPart, MultipartRef,
-        NamedPart, NewMultipart, ObjectChecksum, ObjectDigest, ObjectEntry, ObjectInfo, VersionId,
+        Bucket, ChecksumAlgorithm, Completion, MultipartEntry, MultipartInfo, MultipartListing,
+        MultipartPage, MultipartPart, MultipartRef, NamedPart, NewMultipart, ObjectChecksum,
+        ObjectDigest, ObjectEntry, ObjectInfo, VersionId,
     },
     schema::{
-        self, Multipart, Part, Session, SessionKind, SessionResult,
+        Multipart, Part, Session, SessionKind, SessionResult,
         session::{self as records, SessionState as State},
     },
     session::{NewAppend, NewSession},
@@ -71,7 +78,7 @@ impl Larder {
         number: u32,
         length: Option<u64>,
     ) -> Result<PartUpload> {
-        self.open_multipart(caller, upload).await?;
+        self.open_multipart(caller, upload, Right::Create).await?;
         self.append_part(caller, upload.id, number, NewAppend { length, checksum: None }).await
     }
 
@@ -83,7 +90,7 @@ impl Larder {
         after: u32,
         limit: usize,
     ) -> Result<(MultipartInfo, Vec<MultipartPart>, bool)> {
-        let session = self.open_multipart(caller, upload).await?;
+        let session = self.open_multipart(caller, upload, Right::Read).await?;
         let id = upload.id;
         let snapshot = self.inner.meta.snapshot().await?;
         let prefix = records::parts_prefix(id);
@@ -101,42 +108,66 @@ impl Larder {
         Ok((info(id, &session)?, parts, page.len() > limit))
     }
 
-    /// The unfinished uploads to the keys of a bucket that begin with `prefix`, in order of keys,
-    /// behind those to the key of `after`, or behind the one of this id. Up to `limit`, and
-    /// whether more follow.
+    /// One page of the unfinished uploads to the keys of a bucket, in order of keys. What a common
+    /// prefix stands for is stepped over.
     pub async fn multiparts(
         &self,
         caller: &Caller,
         bucket: &Bucket,
-        prefix: &str,
-        after: Option<(&str, Option<UploadId>)>,
-        limit: usize,
-    ) -> Result<(Vec<MultipartInfo>, bool)> {
+        listing: &MultipartListing,
+    ) -> Result<MultipartPage> {
+        let MultipartListing { keys, after_upload } = listing;
         let snapshot = self.inner.meta.snapshot().await?;
         self.read_space(&*snapshot, caller, bucket.id, Right::Read).await?;
-        let prefix = records::multiparts_prefix(bucket.id, prefix);
-        let after = after.map(|(key, id)| match id {
-            Some(id) => records::multipart_key(bucket.id, key, id),
-            // Behind every id; no key has this byte.
-            None => [&records::multiparts_prefix(bucket.id, key)[..], &[0, 0xff]].concat().into(),
-        });
-        let after = after.filter(|after| *after >= prefix);
-        let more = limit.saturating_add(1);
-        let page = txn::page(&*snapshot, &prefix, after.as_deref(), more).await?;
-        let mut uploads = Vec::with_capacity(page.len());
-        for (key, _) in page.iter().take(limit) {
-            let id = UploadId::from_bytes(schema::trailing_id(key)?);
-            let stored = self.read_session(&*snapshot, id).await?;
-            uploads.extend(stored.map(|stored| info(id, &stored.value)).transpose()?);
+        let limit = keys.limit.min(PAGE_ENTRIES_MAX);
+        let mut page = MultipartPage::default();
+        if limit == 0 {
+            return Ok(page);
         }
-        Ok((uploads, page.len() > limit))
+        let range = records::multiparts_prefix(bucket.id, &keys.prefix);
+        // Where keys or ids go on, no record has this byte.
+        let behind = |key: &str, what: &[u8]| -> Bytes {
+            [&records::multiparts_prefix(bucket.id, key)[..], what].concat().into()
+        };
+        let mut after = keys.after.as_deref().map(|key| match (group(keys, key), after_upload) {
+            (Some(prefix), _) => behind(prefix, &[0xff]),
+            (None, Some(id)) => records::multipart_key(bucket.id, key, *id),
+            (None, None) => behind(key, &[0, 0xff]),
+        });
+        after = after.filter(|after| *after >= range);
+        let most = keys.delimiter.as_ref().map_or(limit + 1, |_| PAGE_WITH_DELIMITER);
+        loop {
+            let found = txn::page(&*snapshot, &range, after.as_deref(), most).await?;
+            for (record, _) in &found {
+                if after.as_ref().is_some_and(|after| record <= after) {
+                    continue;
+                }
+                if page.entries.len() == limit {
+                    page.truncated = true;
+                    return Ok(page);
+                }
+                let (key, id) = records::multipart_of(record)?;
+                if let Some(prefix) = group(keys, key) {
+                    page.entries.push(MultipartEntry::Prefix(prefix.to_owned()));
+                    after = Some(behind(prefix, &[0xff]));
+                    continue;
+                }
+                if let Some(stored) = self.read_session(&*snapshot, id).await? {
+                    page.entries.push(MultipartEntry::Upload(info(id, &stored.value)?));
+                }
+                after = Some(record.clone());
+            }
+            if found.len() < most {
+                return Ok(page);
+            }
+        }
     }
 
     /// Ends an upload and gives its bytes back.
     ///
     /// Errors: `NotFound` if it has ended already.
     pub async fn abort_multipart(&self, caller: &Caller, upload: MultipartRef<'_>) -> Result<()> {
-        self.open_multipart(caller, upload).await?;
+        self.open_multipart(caller, upload, Right::Create).await?;
         let aborted = self.abort_session(caller, upload.id).await;
         aborted.map_err(|error| match error.kind() {
             ErrorKind::Gone => no_upload(),
@@ -155,7 +186,7 @@ impl Larder {
         upload: MultipartRef<'_>,
         completion: Completion,
     ) -> Result<ObjectEntry> {
-        let session = self.any_multipart(caller, upload).await?;
+        let session = self.any_multipart(caller, upload, Right::Create).await?;
         let parts = &completion.parts;
         if !parts.is_sorted_by(|a, b| a.number < b.number) {
             return Err(Error::invalid("InvalidPartOrder: parts come in ascending order"));
@@ -253,12 +284,17 @@ impl Larder {
     }
 
     /// A multipart upload to this key, whatever became of it.
-    async fn any_multipart(&self, caller: &Caller, upload: MultipartRef<'_>) -> Result<Session> {
-        let session =
-            self.own_session(caller, upload.id).await.map_err(|error| match error.kind() {
-                ErrorKind::NotFound => no_upload(),
-                _ => error,
-            })?;
+    async fn any_multipart(
+        &self,
+        caller: &Caller,
+        upload: MultipartRef<'_>,
+        right: Right,
+    ) -> Result<Session> {
+        let session = self.own_session_for(caller, upload.id, right).await;
+        let session = session.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => no_upload(),
+            _ => error,
+        })?;
         let this = |multipart: &Multipart| multipart.key == upload.key;
         if session.space != upload.bucket.id || !session.multipart().is_some_and(this) {
             return Err(no_upload());
@@ -266,8 +302,13 @@ impl Larder {
         Ok(session)
     }
 
-    async fn open_multipart(&self, caller: &Caller, upload: MultipartRef<'_>) -> Result<Session> {
-        let session = self.any_multipart(caller, upload).await?;
+    async fn open_multipart(
+        &self,
+        caller: &Caller,
+        upload: MultipartRef<'_>,
+        right: Right,
+    ) -> Result<Session> {
+        let session = self.any_multipart(caller, upload, right).await?;
         match session.state {
             State::Open => Ok(session),
             _ => Err(no_upload()),

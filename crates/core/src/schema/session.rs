@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use larder_base::{
-    Timestamp,
+    ErrorKind, Timestamp,
     digest::Sha256,
     id::{BlobId, ChunkId, NodeId, ShareId, SpaceId, UploadId, UserId},
 };
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use super::{ChunkRef, Content, decode_tail_of, encode, key};
 use crate::{
     entry::{Conditions, Etag},
-    error::Result,
+    error::{Error, Result},
     object::{ChecksumAlgorithm, ObjectChecksum, ObjectInfo, Retention},
 };
 
@@ -248,6 +248,16 @@ pub(crate) fn multipart_key(space: SpaceId, object: &str, upload: UploadId) -> B
 /// Prefix of the open multipart uploads to the keys of a space that begin with `object`.
 pub(crate) fn multiparts_prefix(space: SpaceId, object: &str) -> Bytes {
     key(*b"mu", &[space.as_bytes(), object.as_bytes()])
+}
+
+/// What the key of an open multipart upload names.
+pub(crate) fn multipart_of(record: &[u8]) -> Result<(&str, UploadId)> {
+    let id = UploadId::from_bytes(super::trailing_id(record)?);
+    let head = multiparts_prefix(SpaceId::from_bytes([0; 16]), "").len();
+    let object = record.get(head..record.len().saturating_sub(17)).unwrap_or_default();
+    let object = std::str::from_utf8(object)
+        .map_err(|_| Error::new(ErrorKind::Corrupt, "an upload to a key that is no text"))?;
+    Ok((object, id))
 }
 
 pub(crate) fn sessions_count_key(user: UserId) -> Bytes {

@@ -501,13 +501,23 @@ impl Larder {
 
     /// The record of a session of the caller.
     pub(crate) async fn own_session(&self, caller: &Caller, id: UploadId) -> Result<Session> {
+        self.own_session_for(caller, id, Right::Create).await
+    }
+
+    /// The same for something that needs another right.
+    pub(crate) async fn own_session_for(
+        &self,
+        caller: &Caller,
+        id: UploadId,
+        right: Right,
+    ) -> Result<Session> {
         let snapshot = self.inner.meta.snapshot().await?;
         let stored = self.read_session(&*snapshot, id).await?;
         let own = stored.map(|stored| stored.value).filter(|session| {
             session.owner == caller.user && session.link == caller.link.map(|link| link.share)
         });
         let session = own.ok_or_else(|| Error::not_found("upload"))?;
-        check_scope(caller, session.space, Right::Create)?;
+        check_scope(caller, session.space, right)?;
         Ok(session)
     }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use larder_base::{ErrorKind, Timestamp};
 use larder_core::{
     Bucket, BucketExpire, BucketLifecycle, BucketRule, Conditions, JobKind, KeyEntry, KeyListing,
-    MultipartRef, NewMultipart, NewRule, ObjectInfo, SpaceRef, UploadOptions, VersionListing,
-    Versioning, testing::Fixture,
+    MultipartEntry, MultipartListing, MultipartRef, NewMultipart, NewRule, ObjectInfo, SpaceRef,
+    UploadOptions, VersionListing, Versioning, testing::Fixture,
 };
 
 /// A day of these tests.
@@ -156,9 +156,12 @@ async fn unfinished_uploads_end_and_their_bytes_are_given_back() {
     }
     set(&fixture, &bucket, vec![BucketRule { abort_after: Some(1), ..rule("a/") }]).await;
     apply(&fixture, 2).await;
-    let (left, _) = larder.multiparts(root, &bucket, "", None, 10).await.unwrap();
-    assert_eq!(left.iter().map(|one| one.key.as_str()).collect::<Vec<_>>(), ["b/1"]);
-    let upload = MultipartRef { bucket: &bucket, key: "b/1", id: left[0].id };
+    let keys = KeyListing { limit: 10, ..KeyListing::default() };
+    let listing = MultipartListing { keys, after_upload: None };
+    let left = larder.multiparts(root, &bucket, &listing).await.unwrap().entries;
+    let [MultipartEntry::Upload(left)] = &left[..] else { panic!("{left:?}") };
+    assert_eq!(left.key, "b/1");
+    let upload = MultipartRef { bucket: &bucket, key: "b/1", id: left.id };
     larder.abort_multipart(root, upload).await.unwrap();
 }
 

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use larder_base::{ErrorKind, id::UploadId};
 use larder_core::{
-    Bucket, Completion, Conditions, CopyOptions, EtagSet, KeyEntry, KeyListing, MultipartRef,
-    NamedPart, NewMultipart, ObjectDigest, ObjectEntry, ObjectInfo, Result, SpaceRef, Target,
-    UploadOptions,
+    Bucket, Completion, Conditions, CopyOptions, EtagSet, KeyEntry, KeyListing, MultipartEntry,
+    MultipartListing, MultipartRef, NamedPart, NewMultipart, ObjectDigest, ObjectEntry, ObjectInfo,
+    Result, SpaceRef, Target, UploadOptions,
     testing::{Body, Fixture, fixture::path},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
@@ -360,8 +360,7 @@ fn a_multipart_upload_becomes_an_object_of_the_parts_named() {
             parts.push(part(&fixture, &bucket, id, number, body).await);
         }
         let larder = &fixture.larder;
-        let listed = larder.multiparts(&fixture.root, &bucket, "", None, 10).await.unwrap();
-        assert_eq!((listed.0.len(), listed.1), (1, false));
+        assert_eq!(uploads(&fixture, &bucket, listing("", None)).await, (vec!["k".into()], false));
         let (_, stored, more) =
             larder.multipart_parts(&fixture.root, named(&bucket, id), 1, 2).await.unwrap();
         let numbers: Vec<u32> = stored.iter().map(|part| part.number).collect();
@@ -393,14 +392,64 @@ fn a_multipart_upload_becomes_an_object_of_the_parts_named() {
         assert_eq!((again.etag, again.revision), (object.etag, object.revision));
         let others = complete(&fixture, &bucket, id, &parts[..2], none.clone()).await.unwrap_err();
         assert_eq!(others.kind(), ErrorKind::NotFound);
-        assert!(
-            larder.multiparts(&fixture.root, &bucket, "", None, 10).await.unwrap().0.is_empty()
-        );
+        assert_eq!(uploads(&fixture, &bucket, listing("", None)).await, (Vec::new(), false));
         fixture.settle().await;
         fixture.assert_sound().await;
         larder.delete_object(&fixture.root, &bucket, "k", None, &none).await.unwrap();
         fixture.assert_clean().await;
         assert_eq!(fixture.chunks.as_ref().unwrap().count(), 0, "nothing is left");
+    });
+}
+
+fn listing(prefix: &str, delimiter: Option<&str>) -> KeyListing {
+    let delimiter = delimiter.map(str::to_owned);
+    KeyListing { prefix: prefix.to_owned(), delimiter, after: None, limit: 1000 }
+}
+
+/// The keys and prefixes of a page, and whether there are more.
+async fn uploads(fixture: &Fixture, bucket: &Bucket, keys: KeyListing) -> (Vec<String>, bool) {
+    let listing = MultipartListing { keys, after_upload: None };
+    let page = fixture.larder.multiparts(&fixture.root, bucket, &listing).await.unwrap();
+    let names = page.entries.into_iter().map(|entry| match entry {
+        MultipartEntry::Upload(upload) => upload.key,
+        MultipartEntry::Prefix(prefix) => prefix,
+    });
+    (names.collect(), page.truncated)
+}
+
+#[test]
+fn unfinished_uploads_are_listed_by_common_prefixes_and_in_pages() {
+    runtime().block_on(async {
+        let fixture = Fixture::new().await;
+        let bucket = bucket(&fixture, "listed").await;
+        let many = (0..100).map(|n| format!("many/{n}"));
+        let keys = many.chain(["a", "a", "a/1", "a/1/x", "a/2", "b"].map(str::to_owned));
+        for key in keys {
+            let new = NewMultipart::default();
+            fixture.larder.create_multipart(&fixture.root, &bucket, &key, new).await.unwrap();
+        }
+        let all = listing("", Some("/"));
+        let expected = ["a", "a", "a/", "b", "many/"].map(str::to_owned);
+        assert_eq!(uploads(&fixture, &bucket, all.clone()).await, (expected.to_vec(), false));
+        let below = uploads(&fixture, &bucket, listing("a/", Some("/"))).await;
+        assert_eq!(below, (vec!["a/1".into(), "a/1/".into(), "a/2".into()], false));
+        assert_eq!(uploads(&fixture, &bucket, listing("a", None)).await.0.len(), 5);
+        // Page by page, behind what the last one told.
+        let (mut told, mut after, mut after_upload) = (Vec::new(), None, None);
+        loop {
+            let keys = KeyListing { after: after.clone(), limit: 1, ..all.clone() };
+            let listing = MultipartListing { keys, after_upload };
+            let page = fixture.larder.multiparts(&fixture.root, &bucket, &listing).await.unwrap();
+            (after, after_upload) = match page.entries.last().unwrap() {
+                MultipartEntry::Upload(upload) => (Some(upload.key.clone()), Some(upload.id)),
+                MultipartEntry::Prefix(prefix) => (Some(prefix.clone()), None),
+            };
+            told.extend(after.clone());
+            if !page.truncated {
+                break;
+            }
+        }
+        assert_eq!(told, expected);
     });
 }
 

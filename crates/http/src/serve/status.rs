@@ -1,13 +1,15 @@
 //! What a server is doing right now, for `/ready`, `/metrics` and those who wait for its end.
 //!
-//! Not here: requests by route (each door counts its own).
+//! Not here: counting requests ([`Requests`]).
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use tokio::sync::Notify;
+
+use crate::Requests;
 
 /// Shared numbers of all listeners of a process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +23,7 @@ struct Numbers {
     refused: AtomicU64,
     panicked: AtomicU64,
     cut: [AtomicU64; Cut::ALL.len()],
+    doors: Mutex<Vec<Arc<Requests>>>,
     closed: Notify,
 }
 
@@ -83,6 +86,24 @@ impl Status {
     pub fn cut(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.0.cut.iter().map(|count| count.load(Relaxed));
         Cut::ALL.iter().map(|(_, name)| *name).zip(counts)
+    }
+
+    /// Counts for one more door with these `routes`, of which the last is for what is none of
+    /// them.
+    pub fn door(
+        &self,
+        name: &'static str,
+        routes: impl Iterator<Item = &'static str>,
+    ) -> Arc<Requests> {
+        let requests = Arc::new(Requests::new(name, routes));
+        let mut doors = self.0.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.push(Arc::clone(&requests));
+        requests
+    }
+
+    /// The counts of all doors.
+    pub fn doors(&self) -> Vec<Arc<Requests>> {
+        self.0.doors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn count_cut(&self, cut: Cut) {

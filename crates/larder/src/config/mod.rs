@@ -145,7 +145,8 @@ settings! {
     net_deny: Networks = "net.deny", "none";
     /// Networks of proxies that are believed to say whose request they pass on. Nobody else is.
     net_trusted_proxies: Networks = "net.trusted_proxies", "none";
-    /// The header in which those proxies say it; the other one has no effect.
+    /// The header in which those proxies say it; the other one has no effect. Whether a request
+    /// came to them by HTTPS they say in `X-Forwarded-Proto`, or in the `proto` of `Forwarded`.
     net_forwarded_header: ForwardedHeader = "net.forwarded_header", "x-forwarded-for";
 
     /// Most requests of one address (of IPv6: of one /64); more get 429. `100/s` is a bucket of
@@ -247,6 +248,10 @@ settings! {
     log_level: String = "log.level", "info,larder::access=off";
     /// How events are written to standard error: `auto` is text on a terminal, JSON elsewhere.
     log_format: LogFormat = "log.format", "auto";
+
+    /// Token that `/metrics` wants as `Authorization: Bearer TOKEN`; without one it is open to
+    /// whoever reaches `http.address`.
+    metrics_token: Option<Secret> = "metrics.token", "none";
 
     /// File with the master key, 64 hexadecimal digits, which secrets are sealed under; `auto` is
     /// `keys/master.key` in `data.dir`. It is made on the first start if it is not there. Without

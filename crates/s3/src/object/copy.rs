@@ -17,6 +17,7 @@ use s3s::{
     s3_error,
 };
 
+use super::get::end;
 use crate::{
     acl,
     call::{Answer, Call, Way},
@@ -109,6 +110,7 @@ pub(crate) async fn copy(
         .copy_object(&call.caller, (&from, &from_key), (&to, &input.key), options)
         .await
         .map_err(call.fails(About::Write))?;
+    let end = end(call, &to, &copied).await;
     let mut result = CopyObjectResult {
         e_tag: Some(wire::etag(&copied.etag)),
         last_modified: Some(wire::time(copied.modified)),
@@ -120,6 +122,7 @@ pub(crate) async fn copy(
         (from.versioning != Versioning::Off).then(|| object.version.to_string());
     Ok(S3Response::new(CopyObjectOutput {
         copy_object_result: Some(result),
+        expiration: end,
         copy_source_version_id,
         version_id: (to.versioning != Versioning::Off).then(|| copied.version.to_string()),
         ..Default::default()

@@ -143,7 +143,7 @@ fn guarded(object: &ObjectEntry) -> HeaderMap {
 }
 
 /// When the object ends, if it is the current version.
-async fn end(call: &Call, bucket: &Bucket, object: &ObjectEntry) -> Option<String> {
+pub(crate) async fn end(call: &Call, bucket: &Bucket, object: &ObjectEntry) -> Option<String> {
     if !object.latest {
         return None;
     }

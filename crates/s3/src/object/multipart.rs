@@ -4,23 +4,28 @@
 //! answered; an upload id opens only the upload of its bucket and key (core); a completion that
 //! is repeated is answered again.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use larder_base::id::UploadId;
-use larder_core::{Completion, MultipartInfo, MultipartRef, NamedPart, NewMultipart, ObjectDigest};
+use larder_core::{
+    Completion, KeyListing, MultipartEntry, MultipartInfo, MultipartListing, MultipartRef,
+    NamedPart, NewMultipart, ObjectDigest,
+};
 use larder_http::condition::Verdict;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumAlgorithm, ChecksumType,
-        CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CompletedPart, CopyPartResult,
-        CreateMultipartUploadInput, CreateMultipartUploadOutput, Initiator,
+        CommonPrefix, CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CompletedPart,
+        CopyPartResult, CreateMultipartUploadInput, CreateMultipartUploadOutput, Initiator,
         ListMultipartUploadsInput, ListMultipartUploadsOutput, ListPartsInput, ListPartsOutput,
-        MultipartUpload, Part, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
+        MultipartUpload, Owner, Part, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
         UploadPartOutput,
     },
     s3_error,
 };
 
-use super::{copy, list, put};
+use super::{copy, get::end, list, put};
 use crate::{
     acl,
     call::{Answer, Call},
@@ -283,7 +288,9 @@ pub(crate) async fn complete(
     let completion = Completion { parts, conditions, checksum: declared };
     let object = call.larder().complete_multipart(&call.caller, upload, completion).await;
     let object = object.map_err(call.fails(About::Upload))?;
+    let end = end(call, &bucket, &object).await;
     let mut output = CompleteMultipartUploadOutput {
+        expiration: end,
         location: Some(format!("/{}/{}", input.bucket, larder_http::path::encode(&input.key))),
         bucket: Some(input.bucket),
         e_tag: Some(wire::etag(&object.etag)),
@@ -342,8 +349,9 @@ pub(crate) async fn abort(
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))
 }
 
-fn initiator(info: &MultipartInfo) -> Initiator {
-    Initiator { display_name: None, id: Some(info.owner.to_string()) }
+/// Who began an upload owns it until it is finished.
+fn initiator(owner: &Owner) -> Initiator {
+    Initiator { display_name: owner.display_name.clone(), id: owner.id.clone() }
 }
 
 pub(crate) async fn list_parts(
@@ -377,16 +385,17 @@ pub(crate) async fn list_parts(
         shown
     });
     let shown = shown.collect();
+    let owner = call.owner(info.owner).await?;
     Ok(S3Response::new(ListPartsOutput {
         bucket: Some(input.bucket),
         checksum_algorithm: info.checksum.map(algorithm_of),
         checksum_type: info.checksum.map(type_of),
-        initiator: Some(initiator(&info)),
+        initiator: Some(initiator(&owner)),
         is_truncated: Some(more),
         key: Some(input.key),
         max_parts: Some(number(limit)),
         next_part_number_marker: Some(last),
-        owner: Some(call.owner(info.owner).await?),
+        owner: Some(owner),
         part_number_marker: Some(marker),
         parts: Some(shown),
         storage_class: Some(s3s::dto::StorageClass::from_static("STANDARD")),
@@ -402,14 +411,10 @@ pub(crate) async fn list_uploads(
     let input = request.input;
     let url = list::is_url(input.encoding_type.as_ref())?;
     let limit = page_limit(input.max_uploads)?;
-    if input.delimiter.as_ref().is_some_and(|delimiter| !delimiter.is_empty()) {
-        let message = "uploads cannot be listed with a delimiter";
-        return Err(s3_error!(NotImplemented, "{message}"));
-    }
     let key_marker = input.key_marker.clone().unwrap_or_default();
     let id_marker = input.upload_id_marker.as_deref().filter(|marker| !marker.is_empty());
     // Without a key, S3 does not look at the id.
-    let after_id = match id_marker {
+    let after_upload = match id_marker {
         Some(marker) if !key_marker.is_empty() => {
             let message = "upload-id-marker is no id of an upload";
             let id = marker.parse().map_err(|_| s3_error!(InvalidArgument, "{message}"))?;
@@ -417,44 +422,66 @@ pub(crate) async fn list_uploads(
         }
         _ => None,
     };
-    let after = (!key_marker.is_empty()).then_some((key_marker.as_str(), after_id));
-    let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let prefix = input.prefix.clone().unwrap_or_default();
-    let (uploads, more) = if limit == 0 {
-        (Vec::new(), false)
-    } else {
-        let found = call.larder().multiparts(&call.caller, &bucket, &prefix, after, limit).await;
-        found.map_err(call.fails(About::Bucket))?
+    let listing = MultipartListing {
+        keys: KeyListing {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone().filter(|delimiter| !delimiter.is_empty()),
+            after: (!key_marker.is_empty()).then(|| key_marker.clone()),
+            limit,
+        },
+        after_upload,
     };
+    let bucket = call.bucket(&input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    let page = call.larder().multiparts(&call.caller, &bucket, &listing).await;
+    let page = page.map_err(call.fails(About::Bucket))?;
     let encoded = |text: &str| wire::encoded(text, url);
-    let last = uploads.last().filter(|_| more);
-    let next_key_marker = last.map(|last| encoded(&last.key));
-    let next_upload_id_marker = last.map(|last| last.id.to_string());
-    let shown = uploads.iter().map(|upload| MultipartUpload {
-        checksum_algorithm: upload.checksum.map(algorithm_of),
-        checksum_type: upload.checksum.map(type_of),
-        initiated: Some(wire::time(upload.created)),
-        initiator: Some(initiator(upload)),
-        key: Some(encoded(&upload.key)),
-        owner: Some(wire::owner(upload.owner)),
-        storage_class: Some(s3s::dto::StorageClass::from_static("STANDARD")),
-        upload_id: Some(upload.id.to_string()),
-    });
-    let shown = shown.collect();
+    let (next_key_marker, next_upload_id_marker) =
+        match page.entries.last().filter(|_| page.truncated) {
+            Some(MultipartEntry::Upload(last)) => {
+                (Some(encoded(&last.key)), Some(last.id.to_string()))
+            }
+            Some(MultipartEntry::Prefix(last)) => (Some(encoded(last)), None),
+            None => (None, None),
+        };
+    let (mut uploads, mut prefixes) = (Vec::new(), Vec::new());
+    let mut owners = BTreeMap::new();
+    for entry in &page.entries {
+        match entry {
+            MultipartEntry::Upload(upload) => {
+                let owner = match owners.entry(upload.owner) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(call.owner(upload.owner).await?),
+                };
+                uploads.push(MultipartUpload {
+                    checksum_algorithm: upload.checksum.map(algorithm_of),
+                    checksum_type: upload.checksum.map(type_of),
+                    initiated: Some(wire::time(upload.created)),
+                    initiator: Some(initiator(owner)),
+                    key: Some(encoded(&upload.key)),
+                    owner: Some(owner.clone()),
+                    storage_class: Some(s3s::dto::StorageClass::from_static("STANDARD")),
+                    upload_id: Some(upload.id.to_string()),
+                });
+            }
+            MultipartEntry::Prefix(prefix) => {
+                prefixes.push(CommonPrefix { prefix: Some(encoded(prefix)) });
+            }
+        }
+    }
     Ok(S3Response::new(ListMultipartUploadsOutput {
         bucket: Some(input.bucket),
-        common_prefixes: None,
+        common_prefixes: Some(prefixes),
         delimiter: input.delimiter,
         encoding_type: input.encoding_type,
-        is_truncated: Some(more),
+        is_truncated: Some(page.truncated),
         key_marker: Some(encoded(&key_marker)),
         max_uploads: Some(number(limit)),
         next_key_marker,
         next_upload_id_marker,
-        prefix: Some(encoded(&prefix)),
+        prefix: Some(encoded(&listing.keys.prefix)),
         request_charged: None,
         upload_id_marker: input.upload_id_marker,
-        uploads: Some(shown),
+        uploads: Some(uploads),
     }))
 }
 

@@ -8,12 +8,14 @@
 //! Not here: whether the signature is right (the library, with the secret that `auth` finds),
 //! what the caller may do (core).
 
+mod query;
+
 use std::borrow::Cow;
 
 use http::{HeaderMap, Method, StatusCode, header, request::Parts};
-use percent_encoding::percent_decode_str;
 
-use crate::error::{Refusal, is_xml};
+use self::query::{Query, text};
+use crate::error::Refusal;
 
 /// Longest time that a presigned URL may be good for: 7 days.
 const EXPIRES_MAX: u64 = 604_800;
@@ -63,56 +65,6 @@ const REFUSED: &[(Name, &[&str])] = &[
 const CHECKSUMS: &[&str] =
     &["crc32", "crc32c", "crc64nvme", "sha1", "sha256", "algorithm", "mode", "type"];
 
-/// Query parameters by which the library chooses the operation of a request that changes
-/// something, and those that such an operation reads. With another one it would do something
-/// else than what is asked for: `DELETE /bucket?unknown` deletes the bucket.
-const PARAMETERS: &[&str] = &[
-    "accelerate",
-    "acl",
-    "analytics",
-    "cors",
-    "delete",
-    "encryption",
-    "id",
-    "intelligent-tiering",
-    "inventory",
-    "legal-hold",
-    "lifecycle",
-    "logging",
-    "metadataTable",
-    "metrics",
-    "notification",
-    "object-lock",
-    "ownershipControls",
-    "partNumber",
-    "policy",
-    "publicAccessBlock",
-    "replication",
-    "requestPayment",
-    "restore",
-    "retention",
-    "select",
-    "select-type",
-    "tagging",
-    "uploadId",
-    "uploads",
-    "versionId",
-    "versioning",
-    "website",
-    "x-id",
-];
-
-/// Query parameters of a presigned URL; each may be there once.
-const SIGNING: &[&str] = &[
-    "X-Amz-Algorithm",
-    "X-Amz-Credential",
-    "X-Amz-Date",
-    "X-Amz-Expires",
-    "X-Amz-SignedHeaders",
-    "X-Amz-Signature",
-    "X-Amz-Security-Token",
-];
-
 /// How the body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -133,6 +85,8 @@ pub(crate) struct Claim {
     pub(crate) sha256: Option<String>,
     /// Whether its body is content, not a document.
     pub(crate) content: bool,
+    /// Its headers, where some of them are in the URL.
+    pub(crate) headers: Option<HeaderMap>,
 }
 
 /// Checks a request that must be signed for `region`; `in_host` is whether its host names the
@@ -146,7 +100,6 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
         let message = "signature version 2 is not offered; use AWS4-HMAC-SHA256";
         return Err(Refusal::bad("InvalidRequest", message));
     }
-    refused(headers)?;
     let signed = match (authorization(headers), query.has_signature()) {
         (Some(_), true) => {
             let message = "only one way to sign a request may be used";
@@ -164,6 +117,9 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
         signed.check_scope(region)?;
         signed.check_headers(headers)?;
     }
+    let merged = if signed.presigned { query.merged(headers)? } else { None };
+    let headers = merged.as_ref().unwrap_or(headers);
+    refused(headers)?;
     if headers.get("x-amz-security-token").is_some_and(|token| !token.is_empty())
         || query.signing("X-Amz-Security-Token").is_some_and(|token| !token.is_empty())
     {
@@ -171,7 +127,7 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
     }
     let (framing, sha256) = payload(headers, &signed)?;
     if !matches!(head.method, Method::GET | Method::HEAD)
-        && let Some(unknown) = &query.unknown
+        && let Some(unknown) = query.not_offered(signed.presigned)
     {
         return Err(Refusal::missing(format!("parameter {unknown:?} is not offered")));
     }
@@ -180,7 +136,7 @@ pub(crate) fn check(head: &Parts, region: &str, in_host: bool) -> Result<Claim, 
     let has_key = key.is_some_and(|key| !key.is_empty());
     let content = head.method == Method::PUT && has_key && !query.document;
     let access_key = (!signed.anonymous()).then(|| signed.access_key.into_owned());
-    Ok(Claim { access_key, framing, sha256, content })
+    Ok(Claim { access_key, framing, sha256, content, headers: merged })
 }
 
 /// Checks the head of a form; answers the bucket that it is for, unless its host names that. What
@@ -195,7 +151,7 @@ pub(crate) fn check_form(head: &Parts, in_host: bool) -> Result<Option<String>, 
         return Err(Refusal::bad("InvalidArgument", message));
     }
     refused(headers)?;
-    if let Some(unknown) = &query.unknown {
+    if let Some(unknown) = query.not_offered(false) {
         return Err(Refusal::missing(format!("parameter {unknown:?} is not offered")));
     }
     let path = path.trim_start_matches('/');
@@ -250,17 +206,6 @@ fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Refusal> {
     number.map(Some).ok_or_else(|| Refusal::bad("InvalidArgument", message()))
 }
 
-/// Decodes a text of the target.
-fn text(raw: &str) -> Result<Cow<'_, str>, Refusal> {
-    let uri = |message: &'static str| Refusal::bad("InvalidURI", message);
-    let text = percent_decode_str(raw).decode_utf8();
-    let text = text.map_err(|_| uri("the target is not UTF-8"))?;
-    if text.chars().all(is_xml) {
-        return Ok(text);
-    }
-    Err(uri("the target has characters that no listing could show"))
-}
-
 fn authorization(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()
 }
@@ -295,53 +240,6 @@ fn refused(headers: &HeaderMap) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// What the query says.
-#[derive(Default)]
-struct Query<'a> {
-    signing: Vec<(&'static str, Cow<'a, str>)>,
-    /// Whether it has a signature of version 2.
-    legacy: bool,
-    /// Whether it chooses another operation than the one on the object itself.
-    document: bool,
-    /// A parameter that nobody here knows.
-    unknown: Option<String>,
-}
-
-impl<'a> Query<'a> {
-    fn parse(raw: &'a str) -> Result<Self, Refusal> {
-        let mut query = Self::default();
-        for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (text(name)?, text(value)?);
-            if let Some(known) = SIGNING.iter().find(|known| **known == name) {
-                if query.signing(known).is_some() {
-                    let message = format!("the parameter {known} is there more than once");
-                    return Err(Refusal::bad("AuthorizationQueryParametersError", message));
-                }
-                query.signing.push((known, value));
-                continue;
-            }
-            match &*name {
-                "Signature" | "AWSAccessKeyId" => query.legacy = true,
-                "partNumber" | "uploadId" | "x-id" | "versionId" => {}
-                other if PARAMETERS.contains(&other) => query.document = true,
-                other => {
-                    query.unknown.get_or_insert_with(|| other.chars().take(64).collect());
-                }
-            }
-        }
-        Ok(query)
-    }
-
-    fn signing(&self, name: &str) -> Option<&str> {
-        self.signing.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
-    }
-
-    fn has_signature(&self) -> bool {
-        !self.signing.is_empty()
-    }
 }
 
 /// A signature, as far as it can be judged without the secret.
@@ -678,6 +576,43 @@ mod tests {
         assert_eq!(code("PUT", &presigned(&[]), &[("x-amz-meta-a", "1")]), denied);
         let digest = "a".repeat(64);
         assert_eq!(code("PUT", &presigned(&[]), &[("x-amz-content-sha256", &digest)]), None);
+    }
+
+    #[test]
+    fn headers_in_a_presigned_url_are_headers() {
+        let target = |more: &[(&str, &str)]| {
+            let more = more.iter().map(|(name, value)| format!("&{name}={value}"));
+            presigned(&[]) + &more.collect::<String>()
+        };
+        let put = |more: &[(&str, &str)], headers: &[(&str, &str)]| {
+            check(&head("PUT", &target(more), headers), "us-east-1", false)
+        };
+        let hoisted = [
+            ("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD"),
+            ("x-amz-checksum-crc32", "AAAAAA%3D%3D"),
+            ("x-amz-sdk-checksum-algorithm", "CRC32"),
+            ("X-Amz-Meta-A", "b%20c"),
+            ("x-amz-checksum-sha1", "AAAAAAAAAAAAAAAAAAAAAAAAAAA%3D"),
+        ];
+        let headers = put(&hoisted, &[]).expect("passes").headers.expect("some");
+        let names = ["x-amz-meta-a", "x-amz-checksum-sha1", "x-amz-checksum-crc32"];
+        let values = names.map(|name| headers.get(name).and_then(|value| value.to_str().ok()));
+        assert_eq!(values, [Some("b c"), Some("AAAAAAAAAAAAAAAAAAAAAAAAAAA="), None]);
+        assert!(!headers.contains_key("x-amz-sdk-checksum-algorithm"));
+        for (more, code) in [
+            (("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"), "NotImplemented"),
+            (("x-amz-server-side-encryption", "AES256"), "NotImplemented"),
+            (("x-amz-checksum-md5", "AAAA"), "NotImplemented"),
+            (("x-amz-meta-%C3%A4", "a"), "InvalidArgument"),
+        ] {
+            let refused = put(&[more], &[]).expect_err("refused");
+            assert_eq!(refused.code, code, "{more:?}");
+        }
+        let twice = put(&[("x-amz-acl", "private"), ("x-amz-acl", "public-read")], &[]);
+        assert_eq!(twice.expect_err("two values").code, "InvalidRequest");
+        // Without a signature, or with one in a header, they are nothing that S3 knows.
+        let anonymous = code("PUT", "/b/k?x-amz-acl=private", &[]);
+        assert_eq!(anonymous, Some(("NotImplemented", 501)));
     }
 
     #[test]
