@@ -222,6 +222,10 @@ def check_of_32_conditional_completions_one_wins():
         one_winner(at_once(32, lambda n: code(
             s3.complete_multipart_upload, Bucket=name, Key=key, UploadId=begun[n][0],
             MultipartUpload=begun[n][1], IfNoneMatch="*")))
+        # Who has lost keeps the parts; the winner's upload is done.
+        ends = at_once(32, lambda n: code(
+            s3.abort_multipart_upload, Bucket=name, Key=key, UploadId=begun[n][0]))
+        assert [end for end in ends if end] == [(404, "NoSuchUpload")], ends
 
 
 def check_versions():
