@@ -48,7 +48,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("libc", &["larder", "larder-e2e"]),
     ("lsm-tree", &["larder-meta"]),
     ("multer", &["larder-rest", "larder-s3"]),
-    ("rustix", &["larder-disk", "larder-chunk", "larder", "larder-e2e"]),
+    ("rustix", &["larder-disk", "larder-chunk", "larder-http", "larder", "larder-e2e"]),
     ("s3s", &["larder-s3"]),
     ("serde_json", &["larder-http", "larder-rest", "larder-s3", "larder", "larder-e2e", "xtask"]),
     ("socket2", &["larder-http", "larder", "larder-e2e"]),

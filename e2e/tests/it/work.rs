@@ -2,7 +2,8 @@
 //! clients hold or leave behind takes nothing from others.
 
 use std::{
-    thread,
+    collections::BTreeMap,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -286,6 +287,29 @@ fn a_hundred_open_downloads_hold_nobody_up() {
         }
     }
     oracle::clean(&client);
+}
+
+/// Requests that hash and read files leave the processors to those that need neither: the kernel
+/// is told so.
+#[test]
+fn threads_that_work_on_files_let_requests_go_first() {
+    let server = Server::start();
+    let client = server.client();
+    client.put("file", &Stamp::new(5, 1).body(3 << 20)).expect(201);
+    client.get("file").expect(200);
+    let tasks = format!("/proc/{}/task", server.pid().as_raw_nonzero());
+    let mut niceness = BTreeMap::<String, Vec<i32>>::new();
+    for task in fs::read_dir(tasks).unwrap() {
+        let Ok(stat) = fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (_, named) = stat.split_once('(').unwrap();
+        let (name, fields) = named.rsplit_once(") ").unwrap();
+        // The state is field 3 of proc(5), the niceness field 19.
+        let nice = fields.split(' ').nth(19 - 3).unwrap().parse().unwrap();
+        niceness.entry(name.trim_end_matches(char::is_numeric).to_owned()).or_default().push(nice);
+    }
+    let [workers, files] = ["larder-http-", "larder-files"].map(|name| &niceness[name]);
+    let most = workers.iter().max().unwrap();
+    assert!(files.iter().all(|files| files > most || *files == 19), "{niceness:?}");
 }
 
 /// Uploads, downloads and connections that stand still stay within the one budget, and leave

@@ -34,6 +34,7 @@ use larder_base::{
     Env, Memory,
     memory::{Share, Use},
 };
+use rustix::process::{getpriority_process, setpriority_process};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -144,6 +145,10 @@ const BACKLOG: i32 = 4096;
 /// Threads of one worker for file I/O and hashing: enough to keep a disk's queue full, and each
 /// has a stack and a heap of its own.
 const BLOCKING_THREADS: usize = 16;
+
+/// By how much those threads are nicer than the workers: a request that needs none of them does
+/// not wait for the time slices of uploads that are being hashed.
+const BLOCKING_NICENESS: i32 = 10;
 
 /// What a connection takes of the memory budget while it lives: its task, and the protocol's
 /// buffers as far as small requests need them.
@@ -331,6 +336,9 @@ fn start_worker<S: Service>(
     let ward = Arc::<Ward>::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("larder-files")
+        // Called on those threads alone: the worker is a thread of ours.
+        .on_thread_start(step_back)
         .enable_all()
         .build()?;
     let bench = Bench {
@@ -347,6 +355,14 @@ fn start_worker<S: Service>(
     })?;
     let worker = Worker { ward, ended: has_ended, thread };
     Ok((worker, Desk { load: Arc::default(), handover }))
+}
+
+/// Lets the workers go before this thread where there are more threads than processors.
+fn step_back() {
+    let nicer = |now: i32| setpriority_process(None, now.saturating_add(BLOCKING_NICENESS));
+    if let Err(error) = getpriority_process(None).and_then(nicer) {
+        tracing::debug!(%error, "a thread for files is as urgent as requests");
+    }
 }
 
 /// What a worker works with.
