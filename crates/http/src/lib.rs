@@ -4,7 +4,7 @@
 //! response bodies; the rest are pure functions from headers and targets to parsed values:
 //! [`auth`], [`condition`], [`digest`], [`host`], [`path`], [`query`], [`range`]; [`problem`],
 //! [`access_log`] and [`requests`] say what happened. [`limits`] has who may come in, how often
-//! and how fast.
+//! and how fast; [`gate`] bounds heads of parts of forms.
 //!
 //! Promises: nothing here allocates in proportion to a header, a target or a body that a client
 //! sends beyond stated bounds, recurses, or logs a secret.
@@ -23,6 +23,7 @@ pub mod body;
 pub mod condition;
 pub mod date;
 pub mod digest;
+pub mod gate;
 pub mod host;
 pub mod limits;
 pub mod network;
@@ -36,6 +37,7 @@ pub mod requests;
 pub mod serve;
 
 pub use body::{Arrival, Patience, RequestBody, ResponseBody};
+pub use gate::HeadGate;
 pub use limits::{Limits, LimitsOptions};
 pub use requests::Requests;
 pub use serve::{Received, ServeOptions, Server, Service, Status, Tls, TlsOptions};

@@ -2,30 +2,22 @@
 //!
 //! Promises: the file is committed only after the final boundary has come; anything else in the
 //! form is refused before that. What `multer` holds back in memory is bounded: it collects part
-//! heads without a limit of its own, so [`Gate`] sets one.
+//! heads without a limit of its own, so [`HeadGate`] sets one.
 //!
 //! Not here: raw bodies ([`crate::files`]).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
-
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use http::{HeaderMap, header};
 use larder_base::{
     ErrorKind,
     name::{EntryName, TreePath},
 };
 use larder_core::{Error, SpaceRef, UploadOptions, Written};
-use larder_http::{RequestBody, condition::Preconditions, digest};
+use larder_http::{HeadGate, condition::Preconditions, digest};
 use multer::{Field, Multipart};
 
 use crate::{call::Call, files};
-
-/// Bytes that may come before the head of a part is complete.
-const HEAD_BYTES_MAX: u64 = 32 << 10;
 
 /// The boundary, if the request is a form.
 pub(crate) fn boundary(headers: &HeaderMap) -> Result<Option<String>, Error> {
@@ -58,7 +50,13 @@ pub(crate) async fn upload(
     }
     let conditions = Preconditions::parse(call.headers())?.for_write();
     let expires = files::expires(call.headers())?;
-    let (gate, stream) = Gate::new(call.body);
+    let gate = HeadGate::default();
+    let passing = gate.clone();
+    let stream = call.body.into_stream().map(move |piece| {
+        let bytes = piece?;
+        passing.pass(bytes.len())?;
+        Ok::<Bytes, Error>(bytes)
+    });
     let mut form = Multipart::new(stream, boundary);
     let field = next_field(&mut form, &gate).await?;
     let mut field = field.ok_or_else(|| Error::invalid("the form has no file"))?;
@@ -90,7 +88,7 @@ pub(crate) async fn upload(
 
 async fn next_field(
     form: &mut Multipart<'static>,
-    gate: &Gate,
+    gate: &HeadGate,
 ) -> Result<Option<Field<'static>>, Error> {
     gate.close();
     let field = form.next_field().await.map_err(translate);
@@ -110,39 +108,6 @@ fn translate(error: multer::Error) -> Error {
             Err(_) => Error::invalid("the body cannot be read"),
         },
         error => Error::invalid(format!("the form is malformed: {error}")),
-    }
-}
-
-/// Bounds what may come while the head of a part is awaited.
-struct Gate(Arc<AtomicU64>);
-
-/// More than any body has: an open gate.
-const OPEN: u64 = u64::MAX;
-
-impl Gate {
-    fn new(body: RequestBody) -> (Self, impl Stream<Item = Result<Bytes, Error>> + Send + 'static) {
-        let left = Arc::new(AtomicU64::new(OPEN));
-        let gate = Self(left.clone());
-        let stream = body.into_stream().map(move |piece| {
-            let bytes = piece?;
-            // A piece may bring the end of the head together with much content: it is only too
-            // much if the pieces before have used up everything.
-            match left.load(Relaxed) {
-                OPEN => {}
-                0 => return Err(Error::invalid("the head of a part is too long")),
-                before => left.store(before.saturating_sub(bytes.len() as u64), Relaxed),
-            }
-            Ok(bytes)
-        });
-        (gate, stream)
-    }
-
-    fn close(&self) {
-        self.0.store(HEAD_BYTES_MAX, Relaxed);
-    }
-
-    fn open(&self) {
-        self.0.store(OPEN, Relaxed);
     }
 }
 

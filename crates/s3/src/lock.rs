@@ -232,6 +232,18 @@ struct Named<'a> {
     version: Option<&'a str>,
 }
 
+/// What a request on a lock names: all of them call it the same.
+macro_rules! named {
+    ($input:expr) => {
+        Named {
+            bucket: &$input.bucket,
+            owner: $input.expected_bucket_owner.as_deref(),
+            key: &$input.key,
+            version: $input.version_id.as_deref(),
+        }
+    };
+}
+
 impl Named<'_> {
     async fn look(&self, call: &Call) -> S3Result<ObjectEntry> {
         Call::check_key(self.key)?;
@@ -277,12 +289,7 @@ pub(crate) async fn put_retention(
     let retention = retention(input.retention, call.env().now())?;
     let bypass = input.bypass_governance_retention.unwrap_or(false);
     let change = ObjectChange { retention: Some(retention), bypass, ..ObjectChange::default() };
-    let named = Named {
-        bucket: &input.bucket,
-        owner: input.expected_bucket_owner.as_deref(),
-        key: &input.key,
-        version: input.version_id.as_deref(),
-    };
+    let named = named!(input);
     named.change(call, change).await?;
     Ok(S3Response::new(PutObjectRetentionOutput::default()))
 }
@@ -292,12 +299,7 @@ pub(crate) async fn get_retention(
     request: S3Request<GetObjectRetentionInput>,
 ) -> Answer<GetObjectRetentionOutput> {
     let input = request.input;
-    let named = Named {
-        bucket: &input.bucket,
-        owner: input.expected_bucket_owner.as_deref(),
-        key: &input.key,
-        version: input.version_id.as_deref(),
-    };
+    let named = named!(input);
     let Some(Retention { mode, until }) = named.look(call).await?.retention else {
         return Err(s3_error!(NoSuchObjectLockConfiguration, "the object has no retention"));
     };
@@ -321,12 +323,7 @@ pub(crate) async fn put_hold(
         _ => return Err(s3_error!(MalformedXML, "the status must be ON or OFF")),
     };
     let change = ObjectChange { hold: Some(hold), ..ObjectChange::default() };
-    let named = Named {
-        bucket: &input.bucket,
-        owner: input.expected_bucket_owner.as_deref(),
-        key: &input.key,
-        version: input.version_id.as_deref(),
-    };
+    let named = named!(input);
     named.change(call, change).await?;
     Ok(S3Response::new(PutObjectLegalHoldOutput::default()))
 }
@@ -336,12 +333,7 @@ pub(crate) async fn get_hold(
     request: S3Request<GetObjectLegalHoldInput>,
 ) -> Answer<GetObjectLegalHoldOutput> {
     let input = request.input;
-    let named = Named {
-        bucket: &input.bucket,
-        owner: input.expected_bucket_owner.as_deref(),
-        key: &input.key,
-        version: input.version_id.as_deref(),
-    };
+    let named = named!(input);
     let status = match named.look(call).await?.hold {
         true => ObjectLockLegalHoldStatus::ON,
         false => ObjectLockLegalHoldStatus::OFF,

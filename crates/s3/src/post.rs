@@ -12,10 +12,7 @@
 //!
 //! Not here: what a policy says (`policy_form`).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -28,7 +25,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use larder_base::{ErrorKind, id::RequestId};
 use larder_core::{Bucket, Caller, Error, ObjectDigest, ObjectInfo, UploadOptions, Written};
-use larder_http::{RequestBody, ResponseBody, body::PAUSE, priority};
+use larder_http::{HeadGate, RequestBody, ResponseBody, body::PAUSE, priority};
 use multer::{Field, Multipart};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::{S3Error, S3Result, dto::Metadata, s3_error};
@@ -47,9 +44,6 @@ use crate::{
     policy_form::Policy,
     tagging, wire,
 };
-
-/// Bytes that may come before the head of a part is complete.
-const HEAD_BYTES_MAX: u64 = 32 << 10;
 
 /// Most bytes of all fields before the file.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
@@ -160,7 +154,8 @@ impl Post<'_> {
         // RFC 2046 section 5.1.1.
         let boundary = boundary.filter(|boundary| (1..=70).contains(&boundary.len()));
         let boundary = boundary.ok_or_else(|| malformed("the form has no proper boundary"))?;
-        let (gate, stream) = Gate::new(body, self.trail);
+        let gate = HeadGate::default();
+        let stream = pieces(body, gate.clone(), self.trail);
         let mut form = Multipart::new(stream, boundary);
         let (fields, file) = self.fields(&mut form, &gate).await?;
         let (caller, policy) = self.admit(&fields).await?;
@@ -204,7 +199,7 @@ impl Post<'_> {
     async fn fields(
         &self,
         form: &mut Multipart<'static>,
-        gate: &Gate,
+        gate: &HeadGate,
     ) -> S3Result<(Fields, Field<'static>)> {
         let mut fields: Vec<(String, String)> = Vec::new();
         let mut length = 0;
@@ -344,7 +339,7 @@ impl Post<'_> {
     async fn next_field(
         &self,
         form: &mut Multipart<'static>,
-        gate: &Gate,
+        gate: &HeadGate,
     ) -> S3Result<Option<Field<'static>>> {
         gate.close();
         let field = form.next_field().await.map_err(|error| self.translate(error));
@@ -576,56 +571,34 @@ fn describe(headers: &mut HeaderMap, etag: &str, written: &Written, end: Option<
     }
 }
 
-/// Bounds what may come while the head of a part is awaited.
-struct Gate(Arc<AtomicU64>);
-
-/// More than any body has: an open gate.
-const OPEN: u64 = u64::MAX;
-
-impl Gate {
-    fn new(
-        mut body: RequestBody,
-        trail: &Arc<Trail>,
-    ) -> (Self, impl Stream<Item = Result<Bytes, Error>> + Send + 'static) {
-        let left = Arc::new(AtomicU64::new(OPEN));
-        let gate = Self(left.clone());
-        let trail = Arc::clone(trail);
-        let mut paced = false;
-        let next = async move |ended: bool| -> Result<Option<Bytes>, Error> {
-            if ended {
-                return Ok(None);
-            }
-            if !paced && let Some(pace) = trail.pace.get() {
-                paced = true;
-                body.set_pace(pace.clone());
-            }
-            let Some(bytes) = body.next().await? else { return Ok(None) };
-            // A piece may bring the end of the head together with much content: it is only too
-            // much if the pieces before have used up everything.
-            match left.load(Relaxed) {
-                OPEN => {}
-                0 => return Err(Error::invalid("the head of a part is too long")),
-                before => left.store(before.saturating_sub(bytes.len() as u64), Relaxed),
-            }
-            Ok(Some(bytes))
-        };
-        let stream = stream::unfold((next, false), |(mut next, ended)| async move {
-            match next(ended).await {
-                Ok(None) => None,
-                Ok(Some(bytes)) => Some((Ok(bytes), (next, false))),
-                Err(error) => Some((Err(error), (next, true))),
-            }
-        });
-        (gate, stream)
-    }
-
-    fn close(&self) {
-        self.0.store(HEAD_BYTES_MAX, Relaxed);
-    }
-
-    fn open(&self) {
-        self.0.store(OPEN, Relaxed);
-    }
+/// The bytes of a form, as the gate lets them pass, and at the pace of its signer once that is
+/// known.
+fn pieces(
+    mut body: RequestBody,
+    gate: HeadGate,
+    trail: &Arc<Trail>,
+) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+    let trail = Arc::clone(trail);
+    let mut paced = false;
+    let next = async move |ended: bool| -> Result<Option<Bytes>, Error> {
+        if ended {
+            return Ok(None);
+        }
+        if !paced && let Some(pace) = trail.pace.get() {
+            paced = true;
+            body.set_pace(pace.clone());
+        }
+        let Some(bytes) = body.next().await? else { return Ok(None) };
+        gate.pass(bytes.len())?;
+        Ok(Some(bytes))
+    };
+    stream::unfold((next, false), |(mut next, ended)| async move {
+        match next(ended).await {
+            Ok(None) => None,
+            Ok(Some(bytes)) => Some((Ok(bytes), (next, false))),
+            Err(error) => Some((Err(error), (next, true))),
+        }
+    })
 }
 
 #[cfg(test)]

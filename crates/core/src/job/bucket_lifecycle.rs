@@ -14,7 +14,9 @@ use larder_base::{
 };
 use larder_meta::Snapshot;
 
-use super::lifecycle::{AUTHOR, Cursor, EXPIRE_BATCH, PACE, PAGE, PAGES_NOTED, REVISIONS_BATCH};
+use super::lifecycle::{
+    AUTHOR, Cursor, EXPIRE_BATCH, PACE, PAGE, PAGES_NOTED, REVISIONS_BATCH, hold_rules, room_of,
+};
 use crate::{
     Larder,
     blob::References,
@@ -24,7 +26,7 @@ use crate::{
     error::Result,
     object::{BucketSetting, Versioning},
     room::Room,
-    schema::{self, Dirent, DirentBody, FileState, Space, SpaceState, session as records},
+    schema::{self, Dirent, DirentBody, FileState, session as records},
     tree::lookup::{self, Chain},
     txn::{self, Pages, Txn, transact},
     version::{self, Object, Spot},
@@ -252,25 +254,16 @@ fn trims(rules: &[BucketRule], name: &EntryName) -> bool {
 /// The enabled rules of a bucket, and a room for applying them; nothing if there are none.
 async fn rules_of(snapshot: &dyn Snapshot, id: SpaceId) -> Result<Option<(Room, Vec<BucketRule>)>> {
     let Some(stored) = bucket_rules_of(snapshot, id).await? else { return Ok(None) };
-    let space = txn::get::<Space>(snapshot, &schema::space_key(id)).await?;
-    let Some(space) = space.filter(|space| space.value.state == SpaceState::Enabled) else {
-        return Ok(None);
-    };
+    let Some(room) = room_of(snapshot, id).await? else { return Ok(None) };
     let rules: Vec<_> = stored.value.rules.into_iter().filter(|rule| rule.enabled).collect();
-    if rules.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some((Room::of_system(id, space.value), rules)))
+    Ok((!rules.is_empty()).then_some((room, rules)))
 }
 
 /// The same for a change: space and rules must be the same at the commit.
 async fn enter_rules(txn: &mut Txn, id: SpaceId) -> Result<Option<(Room, Vec<BucketRule>, Chain)>> {
     let rules = schema::bucket_setting_key(id, BucketSetting::Lifecycle);
-    for key in [schema::space_key(id), rules] {
-        match txn.snapshot.get(&key).await? {
-            Some(record) => txn.hold(key, record.version),
-            None => return Ok(None),
-        }
+    if !hold_rules(txn, id, rules).await? {
+        return Ok(None);
     }
     let snapshot = txn.snapshot.clone();
     let Some((room, rules)) = rules_of(&*snapshot, id).await? else { return Ok(None) };

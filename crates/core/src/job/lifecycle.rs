@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use larder_base::{
     ErrorKind, Timestamp,
     id::{JobId, NodeId, SpaceId},
@@ -387,24 +388,36 @@ async fn rules_of(
     id: SpaceId,
 ) -> Result<Option<(Room, Vec<LifecycleRule>)>> {
     let Some(stored) = lifecycle_of(snapshot, id).await? else { return Ok(None) };
-    let space = txn::get::<Space>(snapshot, &schema::space_key(id)).await?;
-    let Some(space) = space.filter(|space| space.value.state == SpaceState::Enabled) else {
-        return Ok(None);
-    };
+    let Some(room) = room_of(snapshot, id).await? else { return Ok(None) };
     let rules: Vec<_> = stored.value.rules.into_iter().filter(|rule| rule.enabled).collect();
-    if rules.is_empty() {
-        return Ok(None);
+    Ok((!rules.is_empty()).then_some((room, rules)))
+}
+
+/// A room for applying rules; nothing if the space is not enabled.
+pub(super) async fn room_of(
+    snapshot: &dyn larder_meta::Snapshot,
+    id: SpaceId,
+) -> Result<Option<Room>> {
+    let space = txn::get::<Space>(snapshot, &schema::space_key(id)).await?;
+    let space = space.filter(|space| space.value.state == SpaceState::Enabled);
+    Ok(space.map(|space| Room::of_system(id, space.value)))
+}
+
+/// Demands that a space and its rules are the same at the commit; answers whether both are there.
+pub(super) async fn hold_rules(txn: &mut Txn, id: SpaceId, rules: Bytes) -> Result<bool> {
+    for key in [schema::space_key(id), rules] {
+        match txn.snapshot.get(&key).await? {
+            Some(record) => txn.hold(key, record.version),
+            None => return Ok(false),
+        }
     }
-    Ok(Some((Room::of_system(id, space.value), rules)))
+    Ok(true)
 }
 
 /// The same for a change: both must be the same at the commit.
 async fn enter_rules(txn: &mut Txn, id: SpaceId) -> Result<Option<(Room, Vec<LifecycleRule>)>> {
-    for key in [schema::space_key(id), schema::lifecycle_key(id)] {
-        match txn.snapshot.get(&key).await? {
-            Some(record) => txn.hold(key, record.version),
-            None => return Ok(None),
-        }
+    if !hold_rules(txn, id, schema::lifecycle_key(id)).await? {
+        return Ok(None);
     }
     let snapshot = txn.snapshot.clone();
     rules_of(&*snapshot, id).await

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder_base::{ErrorKind, Timestamp};
 use larder_core::{
-    Bucket, BucketExpire, BucketLifecycle, BucketRule, Conditions, JobKind, KeyEntry, KeyListing,
+    Bucket, BucketExpire, BucketLifecycle, BucketRule, Conditions, KeyEntry, KeyListing,
     MultipartEntry, MultipartListing, MultipartRef, NewMultipart, NewRule, ObjectInfo, SpaceRef,
     UploadOptions, VersionListing, Versioning, testing::Fixture,
 };
@@ -50,17 +50,7 @@ async fn set(fixture: &Fixture, bucket: &Bucket, rules: Vec<BucketRule>) {
 /// Lets some days pass and applies the rules to the end.
 async fn apply(fixture: &Fixture, days: u32) {
     fixture.env.sleep(DAY * days).await;
-    let (larder, root) = (&fixture.larder, &fixture.root);
-    let (job, _) = larder.start_job(root, JobKind::Lifecycle, None).await.unwrap();
-    for _ in 0..4000 {
-        let job = larder.job(root, job.id).await.unwrap();
-        if job.finished.is_some() {
-            assert_eq!(job.state, "done", "{job:?}");
-            return;
-        }
-        fixture.env.sleep(Duration::from_millis(2)).await;
-    }
-    panic!("the walk does not end");
+    super::lifecycle::apply(fixture).await;
 }
 
 /// Keys and what they are: `+` an object, `-` a delete marker, each newest first.

@@ -37,7 +37,7 @@ async fn set(fixture: &Fixture, rules: Vec<NewRule>) {
 }
 
 /// Applies the rules to the end.
-async fn apply(fixture: &Fixture) -> JobInfo {
+pub(super) async fn apply(fixture: &Fixture) -> JobInfo {
     let (larder, root) = (&fixture.larder, &fixture.root);
     let (job, _) = larder.start_job(root, JobKind::Lifecycle, None).await.unwrap();
     for _ in 0..4000 {
