@@ -29,11 +29,15 @@ pub(crate) const READY: (&str, &str) =
     ("larder_ready", "1 if requests are welcome, 0 if `/ready` says why not.");
 
 /// Heavy work and memory, in the order in which `work` renders them.
-pub(crate) const WORK: [(&str, &str); 14] = [
+pub(crate) const WORK: [(&str, &str); 15] = [
     ("larder_work_running", "Heavy steps that have their turn."),
     ("larder_work_waiting", "Heavy steps that wait for their turn."),
     ("larder_work_tasks", "Long transfers and expensive requests that have begun."),
     ("larder_work_refused_total", "Those that were refused because too many steps waited."),
+    (
+        "larder_work_rests_total",
+        "Steps of large uploads that waited while small changes went first.",
+    ),
     ("larder_memory_budget_bytes", "What all buffers may have together."),
     ("larder_memory_used_bytes", "What they have."),
     ("larder_memory_connections_bytes", "Of that, connections."),
@@ -59,7 +63,7 @@ macro_rules! metrics {
             pub(crate) const TABLE: &[(&str, &str)] = &[
                 $((concat!($name, "_total"), $help),)+
                 WORK[0], WORK[1], WORK[2], WORK[3], WORK[4], WORK[5], WORK[6], WORK[7], WORK[8],
-                WORK[9], WORK[10], WORK[11], WORK[12], WORK[13], READY,
+                WORK[9], WORK[10], WORK[11], WORK[12], WORK[13], WORK[14], READY,
             ];
 
             fn values(&self) -> Vec<(&'static str, &'static str, u64)> {

@@ -78,6 +78,8 @@ pub(crate) struct Txn {
     pub(crate) outcome: Option<Bytes>,
     /// Whether this commit is not what the request is about.
     pub(crate) incidental: bool,
+    /// Whether it belongs to a body that is moved in steps: then it waits its turn among those.
+    pub(crate) large: bool,
     /// Whether content that stands in the metadata is condemned rather than removed, because a
     /// dump may still read it.
     pub(crate) keep_inline: bool,
@@ -94,6 +96,7 @@ impl Txn {
             reservation: None,
             outcome: None,
             incidental: false,
+            large: false,
             keep_inline: false,
         }
     }
@@ -131,11 +134,17 @@ impl Txn {
     }
 
     pub(crate) fn put_blob(&mut self, key: Bytes, blob: &schema::Blob) {
+        self.large |= matches!(blob.content, schema::Content::Chunks(_));
         self.spec.put.push((key, schema::encode_blob(blob)));
     }
 
     pub(crate) fn delete(&mut self, key: Bytes) {
         self.spec.delete.push(key);
+    }
+
+    /// Whether a request makes it, and not a job.
+    fn is_asked_for(&self) -> bool {
+        !self.login.is_empty()
     }
 
     /// Says that this gives room back, or leads to it: it is accepted on a full disk (B18).
@@ -330,6 +339,7 @@ impl Larder {
     ) -> Result<Option<Revision>> {
         // Here and not in the operations: none can forget it.
         let recording = self.name_commit(&mut txn)?;
+        let small = (txn.is_asked_for() && !txn.large).then(|| self.inner.work.small_change());
         let Txn { mut spec, snapshot, login, reservation, keep_inline, .. } = txn;
         drop(snapshot);
         spec.fence = Some(self.inner.incarnation);
@@ -361,6 +371,7 @@ impl Larder {
             // Inside the window: nobody is refused because these bytes are counted twice.
             drop(reservation);
         }
+        drop(small);
         drop(dumps);
         drop(window);
         drop(together);

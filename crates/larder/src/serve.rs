@@ -284,7 +284,11 @@ async fn open_larder(
         upload_result_retention: config.upload_result_retention,
         lease_ttl: config.lease_ttl,
         memory,
-        work: WorkSettings { slots: config.work_slots, queue_max: config.work_queue_max },
+        work: WorkSettings {
+            slots: config.work_slots,
+            upload_percent: config.work_upload_percent,
+            queue_max: config.work_queue_max,
+        },
         master_key: Some(master_key),
         master_key_replace: config.master_key_replace,
     };

@@ -15,6 +15,7 @@ use larder_e2e::{
     server::{Options, Server},
     stamp::{Stamp, check_part},
     tool,
+    tus::{self, Upload},
 };
 use serde_json::{Value, json};
 
@@ -286,6 +287,51 @@ fn a_hundred_open_downloads_hold_nobody_up() {
             at += piece.len() as u64;
         }
     }
+    oracle::clean(&client);
+}
+
+/// Small changes go first, whoever makes them; the uploads of large bodies are none themselves,
+/// in whatever way they come.
+#[test]
+fn large_uploads_rest_while_small_changes_are_made_and_only_then() {
+    let server = Server::start();
+    let client = server.client();
+    let body = Stamp::new(6, 1).body(8 << 20);
+    let large = |round: &str| {
+        race(&client, 4, |worker, client| {
+            for number in 0..2 {
+                client.put(&format!("{round}{worker}-{number}"), &body).expect(201);
+                let path = format!("{round}tus{worker}-{number}");
+                Upload::new(client, &path, body.len() as u64).patch(0, &body).expect(204);
+                let query = format!("path={round}parts{worker}-{number}&numbered=1");
+                let upload = Upload::of(client, &tus::begin(client, &query, &[]).expect(201));
+                for part in 1..=2 {
+                    let part = format!("{}/parts/{part}", upload.url);
+                    upload.client.send("PUT", &part, &[], Some(&body)).expect(200);
+                }
+                upload.complete(&json!({"parts": [1, 2]})).expect(201);
+            }
+        });
+        metric(&client, "larder_work_rests_total")
+    };
+    let before = large("warm");
+    assert_eq!(large("alone"), before, "nobody makes a small change");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let beside = thread::scope(|scope| {
+        let (another, stop) = (client.another(), &stop);
+        scope.spawn(move || {
+            for number in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                another.put(&format!("small{}", number % 10), b"small").expect_any(&[200, 201]);
+            }
+        });
+        let beside = large("beside");
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        beside
+    });
+    assert!(beside > before + 10, "{before} rests before, {beside} beside small changes");
     oracle::clean(&client);
 }
 

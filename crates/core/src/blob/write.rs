@@ -175,7 +175,6 @@ impl BlobWriter {
         match self.sink {
             Sink::Inline(body, memory) => {
                 let inner = &self.larder.inner;
-                inner.work.small_write();
                 Ok(Finished {
                     id: inner.staging.inline_id(inner.incarnation),
                     size,
@@ -295,7 +294,8 @@ impl ChunkSink {
     /// Takes the next bytes.
     pub(crate) async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let (wanted, now) = (self.wanted, self.larder.inner.env.monotonic());
+            let now = self.larder.inner.env.monotonic();
+            let wanted = self.wanted.min(self.task.step_bytes_max());
             let chunk = self.open_chunk().await?;
             let allowed = usize::try_from(chunk.left).unwrap_or(usize::MAX).min(bytes.len());
             let mut filling = match chunk.buffer.take() {

@@ -284,6 +284,7 @@ impl Larder {
     ) -> Result<()> {
         let max = i64::from(self.inner.config.upload_sessions_per_user_max);
         transact!(self, session.space, |txn| {
+            txn.large = true;
             let at = place.at.clone();
             let room = self.enter_room(&mut txn, caller, at, Right::Create).await?;
             self.promise(&mut txn, session.space, &room, session.reserved).await?;

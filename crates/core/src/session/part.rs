@@ -306,6 +306,7 @@ impl Larder {
         let count_key = records::parts_count_key(id);
         let (answer, _) = transact!(self, None, |txn| {
             part.caller.hold(&mut txn);
+            txn.large = true;
             let stored = txn.get::<Session>(key).await?;
             let stored = stored.ok_or_else(|| Error::not_found("upload"))?;
             let mut session = stored.value;

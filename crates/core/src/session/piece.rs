@@ -171,7 +171,7 @@ impl Piece {
             self.hand_over(bench).await?;
             let now = larder.inner.env.monotonic();
             let allowed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-            let filling = self.filling(now).await?;
+            let filling = self.filling(now, bench.task.step_bytes_max()).await?;
             let (head, _) = bytes.split_at(allowed);
             let taken = filling.buffer.extend_from_slice(head);
             let since = filling.since;
@@ -192,10 +192,10 @@ impl Piece {
         self.hand_over(bench).await
     }
 
-    /// The buffer that is being filled.
-    async fn filling(&mut self, now: Duration) -> Result<&mut Filling> {
+    /// The buffer that is being filled; a new one is to hold at most `most` bytes.
+    async fn filling(&mut self, now: Duration, most: usize) -> Result<&mut Filling> {
         if self.filling.is_none() {
-            let wanted = self.wanted.max(self.carried.len());
+            let wanted = self.wanted.min(most).max(self.carried.len());
             let mut buffer = self.writer.buffer(wanted).await?;
             // A buffer has room for a block at least, and this is less than one.
             buffer.extend_from_slice(&self.carried);
@@ -253,7 +253,7 @@ impl Piece {
     pub(super) async fn flush(&mut self, bench: &mut Bench) -> Result<()> {
         self.hand_over(bench).await?;
         if !self.carried.is_empty() {
-            self.filling(Duration::ZERO).await?;
+            self.filling(Duration::ZERO, BLOCK).await?;
         }
         self.ready = self.filling.take().map(|filling| filling.buffer);
         self.hand_over(bench).await

@@ -122,22 +122,40 @@ fn a_user_who_holds_slots_lets_others_have_the_next() {
 #[test]
 fn large_uploads_leave_room_while_small_changes_are_made() {
     let (env, clock) = Env::manual(1);
-    let lane = Arc::new(Lane { more: More::Calm(3), ..Lane::new(1, 10, env) });
-    let tasks: Vec<_> = (0..4).map(|user| enter(&lane, user, 3)).collect();
-    let first = now(&tasks[0]);
-    let mut waiting: Vec<_> = tasks[1..].iter().map(|task| Some(wait(task))).collect();
-    clock.advance(CALM_AFTER + Duration::from_millis(1));
-    drop(first);
-    let turns = served(&mut waiting);
-    assert_eq!(turns.len(), 3, "nothing else is going on");
-    lane.disturb();
-    let mut last = wait(&tasks[0]);
-    let mut turns = turns.into_iter();
-    drop(turns.next());
-    drop(turns.next());
-    assert!(poll(&mut last).is_pending(), "one still has its turn");
+    let lane = Arc::new(Lane { more: More::Unhindered(Way::new(25)), ..Lane::new(2, 20, env) });
+    let way = lane.way().expect("others come first");
+    let tasks: Vec<_> = (0..17).map(|user| enter(&lane, user, 3)).collect();
+    let mut turns: Vec<_> = tasks[..16].iter().map(now).collect();
+    let mut last = wait(&tasks[16]);
+    assert!(poll(&mut last).is_pending(), "so many are all there are");
+    way.begin_small();
+    turns.truncate(1);
+    assert!(poll(&mut last).is_pending(), "half of the slots while there is a small change");
+    way.end_small(lane.env.monotonic());
+    clock.advance(way::CALM_AFTER);
     drop(turns);
-    assert!(poll(&mut last).is_ready());
+    assert!(poll(&mut last).is_ready(), "and it goes on");
+    let _lately = (now(&tasks[0]), now(&tasks[1]));
+    assert!(poll(&mut wait(&tasks[2])).is_pending(), "all of them for a while after it");
+}
+
+#[test]
+fn a_large_upload_rests_with_its_turn_while_a_small_change_is_on_its_way() {
+    let (env, clock) = Env::manual(1);
+    let lane = Arc::new(Lane { more: More::Unhindered(Way::new(25)), ..Lane::new(2, 20, env) });
+    let way = lane.way().expect("others come first");
+    let task = enter(&lane, 1, 3);
+    let turn = now(&task);
+    way.begin_small();
+    clock.advance(Duration::from_millis(2));
+    drop(turn);
+    let mut waiting = wait(&task);
+    assert_eq!(lane.figures().running, 1);
+    clock.advance(Duration::from_millis(5));
+    assert!(poll(&mut waiting).is_pending());
+    clock.advance(Duration::from_millis(1));
+    assert!(poll(&mut waiting).is_ready(), "it worked a quarter of the time");
+    assert_eq!(lane.figures().running, 0);
 }
 
 #[test]

@@ -177,11 +177,14 @@ settings! {
     /// to come again when there is none.
     memory_budget_bytes: Size = "memory.budget_bytes", "64MiB";
 
-    /// Pieces of large uploads that are moved at once while small changes are made, and eight times
-    /// as many while none are; of downloads twice as many, or eight times as many for a user who
-    /// is alone; of expensive requests half as many. `auto` is one for each core. More make small
-    /// requests wait longer.
+    /// Pieces of large uploads that are moved at once while small changes are made now and then,
+    /// half as many while one follows the other, and eight times as many while none are; of
+    /// downloads twice as many, or eight times as many for a user who is alone; of expensive
+    /// requests half as many. `auto` is one for each core. More make small requests wait longer.
     work_slots: Option<usize> = "work.slots", "auto";
+    /// Share of the time that large uploads have while one small change follows the other, in
+    /// percent. More make small requests wait longer; 100 lets the uploads never rest.
+    work_upload_percent: u32 = "work.upload_percent", "25";
     /// Heavy steps that wait at the most before further ones are told to come again.
     work_queue_max: usize = "work.queue_max", "1024";
 
@@ -325,6 +328,10 @@ impl Config {
             && !is_name(domain, &['-', '.'])
         {
             problems.push(format!("s3.domain = {domain:?}: the name of a host is needed"));
+        }
+        if !(1..=100).contains(&self.work_upload_percent) {
+            let given = self.work_upload_percent;
+            problems.push(format!("work.upload_percent = {given}: 1 to 100 are percents"));
         }
         if self.http_header_bytes_max.bytes() < HEADER_BYTES_MIN {
             problems.push(format!("http.header_bytes_max must be at least {HEADER_BYTES_MIN}"));
