@@ -25,7 +25,9 @@
 //!   `quota::an_upload_that_is_cut_off_gives_its_room_back`,
 //!   `acceptance::a_piece_cut_off_half_way_holds_no_name`,
 //!   `sessions::r14_a_dead_server_owns_no_upload`;
-//! * B9, who saturates leaves turns to others:
+//! * B9, who saturates leaves turns to others, and gives way to what is small (how much that
+//!   costs, by the two commands of docs/operations.md, Who goes first):
+//!   `work::large_uploads_rest_while_small_changes_are_made_and_only_then`,
 //!   `acceptance::who_uploads_without_end_holds_up_nobody_s_small_file`,
 //!   `quota::a_stalled_upload_does_not_hold_up_its_user`,
 //!   `core::work::turns_go_round_by_user_however_many_streams_one_has`,
