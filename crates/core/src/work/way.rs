@@ -8,7 +8,8 @@
 //! because the next often follows at once (anticipatory scheduling; Iyer and Druschel, SOSP '01).
 //!
 //! Promises: uploads have their share of the time however many small changes are made, and all
-//! of it where none are.
+//! of it where none are. No step waits longer than [`REST_MAX`], nor for steps that end after it
+//! began to wait.
 //!
 //! Not here: who has the next turn (`work`), what a small change is (`txn`).
 
@@ -27,6 +28,10 @@ pub(super) const CALM_AFTER: Duration = Duration::from_secs(1);
 
 /// How often uploads that rest look whether they still must: the resolution of timers.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// Longest rest: a step that took long because the disk stood still must not stop uploads for
+/// several times as long.
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Most bytes of a step while small changes are made. Measured on a disk of 2 GB/s: a sync of 4
 /// KiB takes 0.16 ms (99th percentile 0.32), beside a writer of 256 KiB pieces 0.36 (0.65), of 1
@@ -103,16 +108,18 @@ impl Way {
 
     /// A step has ended that took so long.
     pub(super) fn worked(&self, now: Duration, took: Duration) {
-        let rest = took * (100 - self.percent) / self.percent;
+        let rest = (took * (100 - self.percent) / self.percent).min(REST_MAX);
         self.rest_until.store(micros(now.saturating_add(rest)), Relaxed);
     }
 
     /// Waits as long as uploads must rest. Cancel-safe.
     pub(super) async fn rest(&self, env: &Env) {
-        if self.must_rest(env.monotonic()) {
+        // As it is now: the steps of others that end meanwhile must not put this one off.
+        let until = self.rest_until.load(Relaxed);
+        if self.must_rest(env.monotonic(), until) {
             self.rests.fetch_add(1, Relaxed);
         }
-        while self.must_rest(env.monotonic()) {
+        while self.must_rest(env.monotonic(), until) {
             env.sleep(LOOK).await;
         }
     }
@@ -122,8 +129,8 @@ impl Way {
         self.rests.load(Relaxed)
     }
 
-    fn must_rest(&self, now: Duration) -> bool {
-        micros(now) < self.rest_until.load(Relaxed) && self.traffic(now) == Traffic::Now
+    fn must_rest(&self, now: Duration, until: u64) -> bool {
+        micros(now) < until && self.traffic(now) == Traffic::Now
     }
 }
 
@@ -133,19 +140,27 @@ fn micros(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    impl Way {
+        fn must_rest_at(&self, now: Duration) -> bool {
+            self.must_rest(now, self.rest_until.load(Relaxed))
+        }
+    }
 
     #[test]
     fn uploads_rest_while_a_small_change_is_on_its_way_until_they_have_their_share() {
         let way = Way::new(25);
         way.worked(10 * MS, 2 * MS);
-        assert!(!way.must_rest(10 * MS), "nobody makes a small change");
+        assert!(!way.must_rest_at(10 * MS), "nobody makes a small change");
         way.begin_small();
-        assert!(way.must_rest(10 * MS));
-        assert!(way.must_rest(15 * MS), "three times as long as they worked");
-        assert!(!way.must_rest(16 * MS), "however many small changes there are");
+        assert!(way.must_rest_at(10 * MS));
+        assert!(way.must_rest_at(15 * MS), "three times as long as they worked");
+        assert!(!way.must_rest_at(16 * MS), "however many small changes there are");
     }
 
     #[test]
@@ -155,10 +170,35 @@ mod tests {
         way.begin_small();
         way.begin_small();
         way.end_small(11 * MS);
-        assert!(way.must_rest(20 * MS), "another is on its way");
+        assert!(way.must_rest_at(20 * MS), "another is on its way");
         way.end_small(20 * MS);
-        assert!(way.must_rest(21 * MS), "the next one is expected");
-        assert!(!way.must_rest(20 * MS + EXPECT));
+        assert!(way.must_rest_at(21 * MS), "the next one is expected");
+        assert!(!way.must_rest_at(20 * MS + EXPECT));
+    }
+
+    #[test]
+    fn steps_of_others_that_end_meanwhile_put_nobody_off() {
+        let (env, clock) = Env::manual(1);
+        let way = Way::new(25);
+        way.begin_small();
+        way.worked(env.monotonic(), MS);
+        let mut rest = Box::pin(way.rest(&env));
+        let mut poll = || rest.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        clock.advance(2 * MS);
+        way.worked(env.monotonic(), MS);
+        assert!(poll().is_pending());
+        clock.advance(MS);
+        assert!(poll().is_ready(), "three times as long as the step before it took");
+    }
+
+    #[test]
+    fn a_disk_that_stood_still_stops_uploads_no_longer_than_the_bound() {
+        let way = Way::new(1);
+        way.begin_small();
+        way.worked(Duration::ZERO, Duration::from_secs(60));
+        assert!(way.must_rest_at(REST_MAX - MS));
+        assert!(!way.must_rest_at(REST_MAX));
     }
 
     #[test]
@@ -166,7 +206,7 @@ mod tests {
         let way = Way::new(100);
         way.begin_small();
         way.worked(10 * MS, 10 * MS);
-        assert!(!way.must_rest(10 * MS));
+        assert!(!way.must_rest_at(10 * MS));
     }
 
     #[test]
